@@ -1,0 +1,14 @@
+//! What the rooms of the platform ask of each other. Each trait is a port: one room offers it, others use it,
+//! and the binary wires them. Intent goes down through [`Node`], observation comes up through [`Node::observe`].
+
+mod node;
+mod ports;
+
+pub use node::{
+    ExecEvent, ExecInput, ExecReply, ExecRequest, ExecSession, GuestProcess, GuestReport, Launch, ListenSocket, Node,
+    NodeError, NodeView, StopRequest, TerminalSize,
+};
+pub use ports::{
+    Drain, ImageError, ImageResolver, ImagesInUse, LogFilter, LogQuery, LogSink, PullCredentials, RegistryAccess,
+    RegistryRights, ResolvedImage, Rootfs, RootfsSource,
+};

@@ -1,0 +1,2 @@
+//! PID 1 in the guest.
+fn main() {}

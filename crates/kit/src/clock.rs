@@ -1,0 +1,32 @@
+//! The wall clock.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Time since 1970 (UTC). A clock set before that counts as 1970.
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Milliseconds since 1970 (UTC).
+pub fn unix_ms() -> u64 {
+    unix_time().as_millis() as u64
+}
+
+/// Nanoseconds since 1970 (UTC).
+pub fn unix_ns() -> u64 {
+    unix_time().as_nanos() as u64
+}
+
+/// A moment in RFC 3339 notation, to the millisecond, in UTC.
+pub fn rfc3339(unix_ms: u64) -> String {
+    let moment = jiff::Timestamp::from_millisecond(i64::try_from(unix_ms).unwrap_or(i64::MAX)).unwrap_or_default();
+    format!("{moment:.3}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn writes_a_moment_as_rfc_3339() {
+        assert_eq!(super::rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+    }
+}

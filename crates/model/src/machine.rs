@@ -1,0 +1,14 @@
+//! Machines: what one is configured to be, what it is doing, and what may be asked of it when.
+
+pub mod config;
+pub mod event;
+pub mod spec;
+pub mod state;
+
+pub use config::{
+    AutoStop, Check, CheckKind, Concurrency, ConcurrencyKind, CpuKind, FileSpec, Guest, Handler, HttpOptions, Init,
+    MachineConfig, Mount, Port, Protocol, Restart, RestartPolicy, Service, StopConfig, TlsOptions,
+};
+pub use event::{CheckState, CheckStatus, Event, ExitEvent};
+pub use spec::{Isolation, MachineSpec, Observed, SealedSecrets};
+pub use state::{Action, MachineState, Verdict};
