@@ -168,6 +168,10 @@ pub trait RegistryAccess: Send + Sync {
     /// What the holder of `token` may do with `repository`: an app's name, or a path under an organization's.
     /// `None` if the token is not valid. An empty repository asks about the token alone.
     async fn rights(&self, token: &str, repository: &str) -> Option<RegistryRights>;
+
+    /// Whether machines of `org` may run images of `repository`: it belongs to the organization (or to one of its
+    /// apps). Asked when an image of the platform's own registry is resolved, where there is no token.
+    async fn may_run(&self, org: &OrgSlug, repository: &str) -> bool;
 }
 
 /// Knows when nothing is under way to a machine any more.

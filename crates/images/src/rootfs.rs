@@ -1,0 +1,1 @@
+//! Layers to a bootable read-only root filesystem.
