@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::{
-    MachineId,
+    AppName, MachineId,
     machine::{Isolation, MachineSpec, MachineState, Observed},
 };
 use serde::{Deserialize, Serialize};
@@ -229,6 +229,10 @@ pub trait Node: Send + Sync {
 
     /// What runs and listens in a guest.
     async fn inspect(&self, id: &MachineId) -> Result<GuestReport, NodeError>;
+
+    /// Removes every volume of an app and returns when they are gone. Called when the app is destroyed, once none of
+    /// its machines is left: its name may be used again, and what comes then must not find old data.
+    async fn destroy_volumes(&self, app: &AppName) -> Result<(), NodeError>;
 
     /// The node's machines, now and at every change.
     fn observe(&self) -> watch::Receiver<Arc<NodeView>>;

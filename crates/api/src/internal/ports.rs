@@ -93,6 +93,10 @@ pub trait ImageResolver: Send + Sync {
         reference: &str,
         credentials: PullCredentials,
     ) -> Result<ResolvedImage, ImageError>;
+
+    /// Removes an app's repositories (`<app>` and `<app>/…`) from the platform's own registry; their blobs become
+    /// collectable. Called when the app is destroyed, so that a later app of that name does not find its images.
+    async fn forget(&self, app: &AppName) -> Result<(), ImageError>;
 }
 
 /// A read-only root filesystem on disk.

@@ -17,6 +17,13 @@ pub struct SealedSecrets {
     pub sealed: Vec<u8>,
 }
 
+impl SealedSecrets {
+    /// The place that an app's secrets are sealed for: elsewhere they do not open.
+    pub fn place(app: &AppName) -> String {
+        format!("secrets/{app}")
+    }
+}
+
 impl std::fmt::Debug for SealedSecrets {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SealedSecrets {{ version: {}, sealed: {} bytes }}", self.version, self.sealed.len())
