@@ -1,0 +1,229 @@
+//! What the edge offers to the outside: `[http_service]`, `[[services]]`.
+
+use model::machine::{
+    AutoStop, CheckKind, Concurrency, ConcurrencyKind, Handler, HttpOptions, Port, Protocol, Service, TlsOptions,
+};
+
+use crate::{
+    check,
+    document::Scoped,
+    processes::Groups,
+    read::{BareNumber, Field, Section},
+    storage::sections,
+    unsupported::{self, Without},
+};
+
+/// Reads `[http_service]`: a service on the public ports 80 and 443.
+pub(crate) fn http_service(top: &Section<'_>, groups: &Groups) -> Option<Scoped<Service>> {
+    let section = top.get("http_service")?.section()?;
+    let (processes, mut service) = common(&section, groups);
+    let force_https = section.get("force_https").and_then(|field| field.boolean()).unwrap_or_default();
+    let http_options = section.get("http_options").and_then(|field| field.section()).map(http_options);
+    let tls_options = section.get("tls_options").and_then(|field| field.section()).map(tls_options);
+    let port = |port, handlers: &[Handler]| Port {
+        port: Some(port),
+        handlers: handlers.to_vec(),
+        http_options: http_options.clone(),
+        ..Port::default()
+    };
+    service.ports = vec![
+        Port { force_https, ..port(80, &[Handler::Http]) },
+        Port { tls_options, ..port(443, &[Handler::Tls, Handler::Http]) },
+    ];
+    service.checks = check::of_service(&section, "checks", CheckKind::Http, BareNumber::Nanoseconds);
+    section.finish();
+    Some(Scoped { processes, value: service })
+}
+
+/// Reads `[[services]]`.
+pub(crate) fn services(top: &Section<'_>, groups: &Groups) -> Vec<Scoped<Service>> {
+    sections(top, &["services"]).into_iter().map(|section| service(section, groups)).collect()
+}
+
+fn service(section: Section<'_>, groups: &Groups) -> Scoped<Service> {
+    let (processes, mut service) = common(&section, groups);
+    service.protocol = section.get("protocol").and_then(|field| protocol(&field)).unwrap_or_default();
+    service.ports = sections(&section, &["ports"]).into_iter().map(port).collect();
+    if service.ports.is_empty() {
+        section.warning(
+            format!("{} has no ports, so nothing from outside reaches it", section.name()),
+            "add [[services.ports]] with `port` and `handlers`, or remove the service",
+        );
+    }
+    service.checks = check::of_service(&section, "tcp_checks", CheckKind::Tcp, BareNumber::Milliseconds);
+    service.checks.extend(check::of_service(&section, "http_checks", CheckKind::Http, BareNumber::Milliseconds));
+    section.finish();
+    Scoped { processes, value: service }
+}
+
+/// What both kinds of service have.
+fn common(section: &Section<'_>, groups: &Groups) -> (Vec<String>, Service) {
+    let processes = groups.scope(section);
+    groups.need_scope(section, &processes);
+    let internal_port = section.need("internal_port", "add `internal_port = 8080`, the port the app listens on");
+    let service = Service {
+        internal_port: internal_port.and_then(|field| field.port()).unwrap_or_default(),
+        autostop: section.get("auto_stop_machines").map(|field| auto_stop(&field)).unwrap_or_default(),
+        autostart: section.get("auto_start_machines").and_then(|field| field.boolean()),
+        min_machines_running: section.get("min_machines_running").and_then(|field| field.count(0..=10_000)),
+        concurrency: section.get("concurrency").map(|field| concurrency(&field)).unwrap_or_default(),
+        ..Service::default()
+    };
+    unsupported::note(section, SERVICE);
+    (processes, service)
+}
+
+const SERVICE: &[unsupported::NotYet] = &[
+    ("machine_checks", Without::Less, "no test machine is run during a deploy; health checks are"),
+    ("force_instance_key", Without::Less, "every machine of the service gets requests"),
+];
+
+/// Idle machines keep running in this version, so every answer but `off` is told.
+fn auto_stop(field: &Field<'_>) -> AutoStop {
+    let asks = if field.is_boolean() {
+        field.boolean() == Some(true)
+    } else {
+        let words = [("off", false), ("stop", true), ("suspend", true), ("", false)];
+        field.word(&words) == Some(true)
+    };
+    if asks {
+        unsupported::tell(field, Without::Less, "machines keep running when they have nothing to do");
+    }
+    AutoStop::Off
+}
+
+fn protocol(field: &Field<'_>) -> Option<Protocol> {
+    let protocol = field.word(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
+    if protocol == Some(Protocol::Udp) {
+        unsupported::tell(field, Without::Broken, "the proxy carries TCP only; remove the service for now");
+    }
+    protocol
+}
+
+fn port(section: Section<'_>) -> Port {
+    let number = |key| section.get(key).and_then(|field| field.port());
+    let port = Port {
+        port: number("port"),
+        start_port: number("start_port"),
+        end_port: number("end_port"),
+        handlers: section.get("handlers").map(|field| handlers(&field)).unwrap_or_default(),
+        force_https: section.get("force_https").and_then(|field| field.boolean()).unwrap_or_default(),
+        tls_options: section.get("tls_options").and_then(|field| field.section()).map(tls_options),
+        http_options: section.get("http_options").and_then(|field| field.section()).map(http_options),
+        ..Port::default()
+    };
+    check_numbers(&section, &port);
+    check_handlers(&section, &port.handlers);
+    if port.force_https && port.handlers != [Handler::Http] {
+        section.error("`force_https` needs the handler `http` alone", "use `handlers = [\"http\"]` on this port");
+    }
+    unsupported::note(&section, &[("proxy_proto_options", Without::Broken, "the app gets no PROXY protocol header")]);
+    section.finish();
+    port
+}
+
+/// A port, or a range, and not both.
+fn check_numbers(section: &Section<'_>, port: &Port) {
+    let given = |key| section.get(key).is_some();
+    let range = (given("start_port"), given("end_port"));
+    let good = match (given("port"), range) {
+        (true, (false, false)) => true,
+        (false, (true, true)) => port.start_port.zip(port.end_port).is_none_or(|(start, end)| start <= end),
+        _ => false,
+    };
+    if !good {
+        let help = "give `port`, or `start_port` and a larger `end_port`";
+        section.error(format!("{} is neither one port nor a range", section.name()), help);
+    }
+}
+
+/// TLS ends before HTTP is read, whichever is named first.
+fn handlers(field: &Field<'_>) -> Vec<Handler> {
+    let words = [
+        ("http", Some(Handler::Http)),
+        ("tls", Some(Handler::Tls)),
+        ("pg_tls", None),
+        ("proxy_proto", None),
+        ("edge_http", None),
+    ];
+    let mut handlers = Vec::new();
+    for item in field.items().unwrap_or_default() {
+        match item.word(&words) {
+            Some(Some(handler)) => handlers.push(handler),
+            Some(None) => {
+                let name = item.string().unwrap_or_default();
+                item.bad(format!("handler `{name}` is not supported yet"), "use `http`, `tls`, both, or none");
+            }
+            None => {}
+        }
+    }
+    handlers.sort_by_key(|handler| *handler == Handler::Http);
+    handlers
+}
+
+fn check_handlers(section: &Section<'_>, handlers: &[Handler]) {
+    if handlers.windows(2).any(|pair| pair[0] == pair[1]) {
+        section.error(format!("{} names a handler twice", section.name()), "name each handler once");
+    }
+}
+
+fn tls_options(section: Section<'_>) -> TlsOptions {
+    let versions = [("TLSv1.2", "TLSv1.2"), ("TLSv1.3", "TLSv1.3")];
+    let versions = section
+        .get("versions")
+        .and_then(|field| field.items())
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|item| item.word(&versions))
+        .map(str::to_owned)
+        .collect();
+    let alpn = section.get("alpn").and_then(|field| field.strings()).unwrap_or_default();
+    unsupported::note(&section, &[("default_self_signed", Without::Less, "the platform's own certificates are used")]);
+    section.finish();
+    TlsOptions { alpn, versions, ..TlsOptions::default() }
+}
+
+fn http_options(section: Section<'_>) -> HttpOptions {
+    let h2_backend = section.get("h2_backend").and_then(|field| field.boolean()).unwrap_or_default();
+    unsupported::note(&section, unsupported::HTTP_OPTIONS);
+    section.finish();
+    HttpOptions { h2_backend, ..HttpOptions::default() }
+}
+
+/// Reads `concurrency`: a table, or the older text `"soft,hard"`, which counts requests.
+fn concurrency(field: &Field<'_>) -> Concurrency {
+    if field.is_string() {
+        return old_concurrency(field).unwrap_or_default();
+    }
+    let Some(section) = field.section() else { return Concurrency::default() };
+    let kinds = [("connections", ConcurrencyKind::Connections), ("requests", ConcurrencyKind::Requests)];
+    let limit = |key| section.get(key).and_then(|field| field.count(1..=1_000_000));
+    let limits = Concurrency {
+        kind: section.get("type").and_then(|field| field.word(&kinds)).unwrap_or_default(),
+        soft_limit: limit("soft_limit"),
+        hard_limit: limit("hard_limit"),
+        ..Concurrency::default()
+    };
+    if let (Some(soft), Some(hard)) = (limits.soft_limit, limits.hard_limit)
+        && soft > hard
+    {
+        section
+            .warning(format!("soft_limit {soft} is above hard_limit {hard}, so it has no effect"), "make it smaller");
+    }
+    section.finish();
+    limits
+}
+
+fn old_concurrency(field: &Field<'_>) -> Option<Concurrency> {
+    let text = field.string()?;
+    let limits = text.split_once(',').and_then(|(soft, hard)| {
+        let limit = |text: &str| text.trim().parse::<u32>().ok().filter(|limit| *limit > 0);
+        Some((limit(soft)?, limit(hard)?))
+    });
+    let Some((soft, hard)) = limits else {
+        field.bad(format!("{text:?} is not a pair of limits"), "write \"20,25\" (soft, hard), or a table");
+        return None;
+    };
+    let kind = ConcurrencyKind::Requests;
+    Some(Concurrency { kind, soft_limit: Some(soft), hard_limit: Some(hard), ..Concurrency::default() })
+}
