@@ -8,6 +8,7 @@
 //! | `GET /v1/apps/{app}/deployments/{id}` | [`Deployment`] |
 //! | `GET /v1/apps/{app}/deployments/{id}/events?after=N` | [`DeployEvent`] as NDJSON until the deployment has ended |
 //! | `GET /v1/apps/{app}/releases` | newest first, `[Release]` |
+//! | `GET /v1/apps/{app}/config?version=N` | [`ReleaseConfig`], of the current release unless one is named |
 //! | `POST /v1/apps/{app}/rollback` [`RollbackRequest`] | 202 [`Deployment`] |
 //! | `POST /v1/apps/{app}/scale` [`ScaleRequest`] | 202 [`Deployment`] |
 //! | `GET /v1/apps/{app}/logs?follow=&since=&machine=&limit=` | `model::log::LogRecord` as NDJSON |
@@ -106,6 +107,15 @@ pub struct Release {
     /// Why it failed, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// The configuration file that a release was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseConfig {
+    /// The release.
+    pub version: u32,
+    /// The file's text (TOML).
+    pub config: String,
 }
 
 /// The rollout of a release: a durable workflow of the control plane.
