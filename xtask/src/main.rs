@@ -1,2 +1,37 @@
-//! Placeholder.
-fn main() {}
+//! The chores of this repository. `cargo xtask --help` lists them.
+
+mod demo;
+mod hello;
+mod run;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The chores of this repository", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the platform on this machine: install what it needs, start it, deploy examples/hello, print the URL
+    Demo(demo::Options),
+    /// Run every check and test; the last line counts passed, failed and skipped
+    Test(test::Options),
+    /// Check the rules of the house that a machine can check
+    Tidy,
+    /// Build examples/hello as a static binary and pack it as an OCI image layout
+    Hello,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().chore {
+        Chore::Demo(options) => demo::run(&options),
+        Chore::Test(options) => test::run(&options),
+        Chore::Tidy => tidy::run(),
+        Chore::Hello => hello::pack().map(|layout| println!("{}", layout.display())),
+    }
+}
