@@ -1,1 +1,25 @@
-//! The `catalog` room.
+//! The picture of who runs where: what the edge routes by and the name server answers from.
+//!
+//! ```text
+//!  node ── NodeView ──▶ Publisher ── Snapshot ──▶ Reader (edge, names, …)
+//!                          │  ▲
+//!                          ▼  │ at start
+//!                     catalog.json
+//! ```
+//!
+//! A [`Snapshot`] is an immutable value, numbered by the generation of the node's view that it was made from, and
+//! swapped whole: a reader takes the one of this moment without a lock and keeps it as long as it likes. Building it
+//! is a pure function ([`Snapshot::of_view`]). A row that cannot be read or contradicts an older one is left out and
+//! reported ([`Quarantined`]); it never takes another row with it. The last good picture lies on the disk, so that
+//! traffic flows after a restart before the node has spoken.
+
+mod build;
+mod disk;
+mod publish;
+mod row;
+mod snapshot;
+
+pub use disk::CatalogError;
+pub use publish::{Publisher, Reader};
+pub use row::{MachineRoute, Standing};
+pub use snapshot::{AppRoute, Backend, Door, HTTP_PORT, HTTPS_PORT, Handling, PortRoute, Quarantined, Snapshot};

@@ -1,0 +1,196 @@
+use model::{
+    MachineId,
+    machine::{HttpOptions, MachineState},
+};
+use proptest::prelude::*;
+
+use super::*;
+use crate::Standing;
+
+/// A ready machine of an app, made at this moment, that offers HTTP on the shared ports.
+pub(crate) fn row(app: &str, made_at: u64) -> MachineRoute {
+    let id = MachineId::from_random(made_at.to_be_bytes()[1..].try_into().unwrap());
+    let network = model::NetworkId(7);
+    MachineRoute {
+        private: network.machine_address(&id),
+        id,
+        app: app.parse().unwrap(),
+        org: "personal".parse().unwrap(),
+        network,
+        region: "local".parse().unwrap(),
+        version: model::InstanceId::new(made_at, [0; 10]),
+        state: MachineState::Started,
+        standing: Standing::Ready,
+        host_local: [10, 0, 0, 2].into(),
+        metadata: BTreeMap::new(),
+        services: vec![service(8080, &[(80, &[Handler::Http]), (443, &[Handler::Tls, Handler::Http])])],
+        created_at: Timestamp(made_at),
+    }
+}
+
+fn service(internal_port: u16, ports: &[(u16, &[Handler])]) -> Service {
+    let port = |(port, handlers): &(u16, &[Handler])| Port {
+        port: Some(*port),
+        handlers: handlers.to_vec(),
+        ..Port::default()
+    };
+    Service { internal_port, ports: ports.iter().map(port).collect(), ..Service::default() }
+}
+
+fn offering(app: &str, made_at: u64, port: u16, handlers: &[Handler]) -> MachineRoute {
+    MachineRoute { services: vec![service(9000, &[(port, handlers)])], ..row(app, made_at) }
+}
+
+fn reasons(snapshot: &Snapshot) -> Vec<&str> {
+    snapshot.quarantined.iter().map(|left_out| left_out.reason.as_str()).collect()
+}
+
+#[test]
+fn every_machine_with_a_port_stands_behind_it_and_the_newest_version_says_how() {
+    let old = row("shop", 1);
+    let mut new = row("shop", 2);
+    new.services[0].ports[0].force_https = true;
+    new.services[0].ports[1].http_options = Some(HttpOptions { h2_backend: true, ..HttpOptions::default() });
+    let snapshot = Snapshot::of_rows(3, [new, old]);
+    let shop = snapshot.app("shop").unwrap();
+    assert!(shop.ports[&80].force_https);
+    assert_eq!(shop.ports[&443].handling, Handling::TlsHttp);
+    assert_eq!(shop.ports[&443].backends.iter().map(|backend| backend.h2).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(shop.ports[&80].backends[0].soft_limit, 20);
+    assert!(snapshot.doors.is_empty() && snapshot.quarantined.is_empty());
+}
+
+#[test]
+fn of_two_apps_that_want_one_raw_port_the_older_keeps_it() {
+    let rows = [offering("late", 2, 5432, &[]), offering("early", 1, 5432, &[]), row("late", 3)];
+    let snapshot = Snapshot::of_rows(1, rows);
+    assert_eq!(snapshot.doors[&5432], Door::Raw("early".parse().unwrap()));
+    let late = snapshot.app("late").unwrap();
+    assert_eq!(late.ports.keys().copied().collect::<Vec<_>>(), [80, 443], "the rest of the app stands");
+    assert_eq!(snapshot.quarantined[0].app.as_ref().unwrap().as_str(), "late");
+}
+
+#[test]
+fn apps_share_a_port_that_names_its_app() {
+    let rows = [offering("a", 1, 5433, &[Handler::Tls]), offering("b", 2, 5433, &[Handler::Tls, Handler::Http])];
+    let snapshot = Snapshot::of_rows(1, rows);
+    assert_eq!(snapshot.doors[&5433], Door::Tls);
+    assert!(snapshot.apps.values().all(|app| app.ports.contains_key(&5433)));
+}
+
+#[test]
+fn what_a_port_cannot_do_is_said() {
+    for (port, handlers) in [
+        (80, &[][..]),
+        (443, &[Handler::Http]),
+        (5432, &[Handler::PgTls]),
+        (25, &[Handler::ProxyProto]),
+        (80, &[Handler::Tls]),
+    ] {
+        let snapshot = Snapshot::of_rows(1, [offering("a", 1, port, handlers)]);
+        assert!(snapshot.app("a").unwrap().ports.is_empty(), "{port} {handlers:?}");
+        assert_eq!(snapshot.quarantined.len(), 1, "{port} {handlers:?}");
+    }
+}
+
+#[test]
+fn an_app_belongs_to_the_organization_of_its_oldest_machine() {
+    let intruder = MachineRoute { org: "other".parse().unwrap(), ..row("shop", 2) };
+    let snapshot = Snapshot::of_rows(1, [intruder, row("shop", 1)]);
+    assert_eq!(snapshot.app("shop").unwrap().machines.len(), 1);
+    assert!(reasons(&snapshot)[0].contains("organization personal"));
+}
+
+#[test]
+fn an_address_that_is_no_machines_takes_only_its_row() {
+    let wrong_v4 = MachineRoute { host_local: [0, 0, 0, 0].into(), ..row("a", 1) };
+    let wrong_v6 = MachineRoute { private: "fd00::1".parse().unwrap(), ..row("b", 2) };
+    let snapshot = Snapshot::of_rows(1, [wrong_v4, wrong_v6, row("c", 3)]);
+    assert_eq!(snapshot.apps.len(), 1);
+    assert_eq!(snapshot.quarantined.len(), 2);
+}
+
+#[test]
+fn a_range_counts_port_by_port_up_to_a_bound() {
+    let mut wide = row("a", 1);
+    let range = |start, end| Port { start_port: Some(start), end_port: Some(end), ..Port::default() };
+    wide.services[0].ports = vec![range(6000, 6003), range(9, 8), range(10000, 65535)];
+    let snapshot = Snapshot::of_rows(1, [wide]);
+    assert_eq!(snapshot.doors.len(), MAX_PORTS_PER_MACHINE);
+    assert!((6000..=6003).all(|port| snapshot.doors.contains_key(&port)));
+    assert_eq!(snapshot.quarantined.len(), 2);
+}
+
+fn any_row() -> impl Strategy<Value = MachineRoute> {
+    let handlers = prop::collection::vec(
+        prop::sample::select(vec![Handler::Http, Handler::Tls, Handler::PgTls, Handler::ProxyProto]),
+        0..3,
+    );
+    let ports = prop::collection::vec((prop::sample::select(vec![0_u16, 80, 443, 5432, 5433]), handlers), 0..4);
+    (prop::sample::select(vec!["a", "b", "c"]), 1..40_u64, ports, 0..3_u16, prop::bool::weighted(0.9)).prop_map(
+        |(app, made_at, ports, internal_port, own)| {
+            let ports: Vec<(u16, &[Handler])> = ports.iter().map(|(port, list)| (*port, list.as_slice())).collect();
+            let org = if own { "personal" } else { "other" };
+            MachineRoute {
+                services: vec![service(internal_port, &ports)],
+                org: org.parse().unwrap(),
+                ..row(app, made_at)
+            }
+        },
+    )
+}
+
+fn by_id(rows: Vec<MachineRoute>) -> Vec<MachineRoute> {
+    rows.into_iter().map(|row| (row.id.clone(), row)).collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_rows_does_not_matter(rows in prop::collection::vec(any_row(), 0..12), seed: u64) {
+        let rows = by_id(rows);
+        let mut shuffled = rows.clone();
+        if !shuffled.is_empty() {
+            let middle = seed as usize % shuffled.len();
+            shuffled.rotate_left(middle);
+        }
+        let (one, other) = (Snapshot::of_rows(1, rows), Snapshot::of_rows(1, shuffled));
+        prop_assert!(one.same_rows(&other));
+        prop_assert_eq!(one.doors, other.doors);
+    }
+
+    #[test]
+    fn what_is_offered_has_a_door_and_no_row_is_lost_unsaid(rows in prop::collection::vec(any_row(), 0..12)) {
+        let rows = by_id(rows);
+        let snapshot = Snapshot::of_rows(1, rows.clone());
+        for app in snapshot.apps.values() {
+            for (port, route) in &app.ports {
+                let door = match *port {
+                    HTTP_PORT => &Door::Http,
+                    HTTPS_PORT => &Door::Tls,
+                    other => &snapshot.doors[&other],
+                };
+                let fits = match route.handling {
+                    Handling::Http => *door == Door::Http,
+                    Handling::Tls | Handling::TlsHttp => *door == Door::Tls,
+                    Handling::Raw => *door == Door::Raw(app.name.clone()),
+                };
+                prop_assert!(fits, "{port}: {:?} behind {door:?}", route.handling);
+                prop_assert!(!route.backends.is_empty());
+            }
+        }
+        let told: BTreeSet<_> = snapshot.quarantined.iter().filter_map(|left_out| left_out.machine.clone()).collect();
+        for row in rows {
+            let kept = snapshot.machines().any(|machine| **machine == row);
+            prop_assert!(kept || told.contains(&row.id));
+        }
+    }
+
+    #[test]
+    fn what_is_saved_reads_back(rows in prop::collection::vec(any_row(), 0..12)) {
+        let snapshot = Snapshot::of_rows(9, by_id(rows));
+        let again = crate::disk::decode(&crate::disk::encode(&snapshot)).unwrap();
+        prop_assert_eq!(again.machines().count(), snapshot.machines().count());
+        prop_assert_eq!(&again.doors, &snapshot.doors);
+        prop_assert_eq!(again.generation, 9);
+    }
+}

@@ -1,0 +1,130 @@
+//! The picture of one moment.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use model::{
+    AppName, MachineId, NetworkId, OrgSlug,
+    machine::{ConcurrencyKind, TlsOptions},
+};
+
+use crate::MachineRoute;
+
+/// The public port that every app shares for plain HTTP, routed by host name.
+pub const HTTP_PORT: u16 = 80;
+/// The public port that every app shares for TLS, routed by server name.
+pub const HTTPS_PORT: u16 = 443;
+
+/// Who runs where, at one moment. Immutable.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The generation of the node's view that it was made from.
+    pub generation: u64,
+    /// The apps that have machines.
+    pub apps: HashMap<AppName, Arc<AppRoute>>,
+    /// What is listened for on each public port but [`HTTP_PORT`] and [`HTTPS_PORT`], which are always open.
+    pub doors: BTreeMap<u16, Door>,
+    /// What was left out, and why.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// How connections to a public port begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Door {
+    /// With a plain HTTP request, whose host names the app.
+    Http,
+    /// With a TLS handshake, whose server name names the app.
+    Tls,
+    /// With bytes for this one app.
+    Raw(AppName),
+}
+
+/// One app.
+#[derive(Debug, Clone)]
+pub struct AppRoute {
+    /// Its name.
+    pub name: AppName,
+    /// Its organization.
+    pub org: OrgSlug,
+    /// Its private network.
+    pub network: NetworkId,
+    /// Its machines, oldest first, whatever they are doing.
+    pub machines: Vec<Arc<MachineRoute>>,
+    /// What it offers on which public port.
+    pub ports: BTreeMap<u16, PortRoute>,
+}
+
+/// What the edge does to a connection to a public port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Handling {
+    /// Parse HTTP.
+    Http,
+    /// End TLS, parse HTTP.
+    TlsHttp,
+    /// End TLS, pass the bytes.
+    Tls,
+    /// Pass the bytes.
+    Raw,
+}
+
+/// A public port of an app. How it is handled follows the newest version of the configuration that has it.
+#[derive(Debug, Clone)]
+pub struct PortRoute {
+    /// What is done to a connection.
+    pub handling: Handling,
+    /// Plain HTTP is answered with a redirect to HTTPS.
+    pub force_https: bool,
+    /// TLS options.
+    pub tls: TlsOptions,
+    /// The machines that have this port, oldest first.
+    pub backends: Vec<Backend>,
+}
+
+/// A machine as the target of a public port.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// The machine.
+    pub machine: Arc<MachineRoute>,
+    /// The port inside the guest.
+    pub internal_port: u16,
+    /// Speak HTTP/2 with prior knowledge to it.
+    pub h2: bool,
+    /// What counts towards its limits.
+    pub counts: ConcurrencyKind,
+    /// Above it, others are preferred.
+    pub soft_limit: u32,
+    /// Never more than this at a time.
+    pub hard_limit: Option<u32>,
+}
+
+/// Something that was left out of the picture.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Quarantined {
+    /// The app, where that can be told.
+    pub app: Option<AppName>,
+    /// The machine, where that can be told.
+    pub machine: Option<MachineId>,
+    /// What was left out, why, and what to do.
+    pub reason: String,
+}
+
+impl Snapshot {
+    /// An app by name.
+    pub fn app(&self, name: &str) -> Option<&Arc<AppRoute>> {
+        self.apps.get(name)
+    }
+
+    /// Every machine, in no order.
+    pub fn machines(&self) -> impl Iterator<Item = &Arc<MachineRoute>> {
+        self.apps.values().flat_map(|app| &app.machines)
+    }
+
+    /// Whether both hold the same rows, so that one can stand for the other.
+    pub fn same_rows(&self, other: &Self) -> bool {
+        self.apps.len() == other.apps.len()
+            && self.quarantined == other.quarantined
+            && self.apps.iter().all(|(name, app)| other.apps.get(name).is_some_and(|it| it.machines == app.machines))
+    }
+}
