@@ -1,1 +1,3 @@
 //! The `build` room.
+
+pub mod layout;
