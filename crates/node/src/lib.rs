@@ -1,1 +1,5 @@
 //! The `node` room.
+
+pub mod kernel;
+pub mod link;
+pub mod vmm;

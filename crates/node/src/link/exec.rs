@@ -1,0 +1,1 @@
+//! Commands under way in a guest.

@@ -1,0 +1,213 @@
+//! Virtual machine monitors: the programs that run guests, behind one small trait.
+//!
+//! A [`Vmm`] turns a [`VmPlan`] into a process that outlives us, and returns a [`VmRecord`]: everything one needs to
+//! find that process again, however often `dunlin` restarts. What can be done to a running VM hangs on its record, not
+//! on the driver chosen today, so a VM that an earlier choice started is reached in the same way.
+//!
+//! ```text
+//!   VmPlan ──launch──▶ process ──▶ Vm { VmRecord ─┬─ channel()   bytes to and from the guest's init
+//!                                     console }   ├─ console()   what the guest's kernel prints
+//!                                                 ├─ process.{alive, exited, kill}()
+//!                                                 └─ (goes to the ledger; the next dunlin reads it back)
+//! ```
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use model::{MachineId, machine::Isolation};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::{io::AsyncRead, net::UnixStream};
+
+use crate::kernel::GuestKernel;
+
+mod choose;
+mod firecracker;
+mod process;
+mod qemu;
+
+pub use choose::{Choice, Driver, choose};
+pub use process::ProcessId;
+
+/// What a VM is made of. Everything it names exists already, but for `dir`'s content.
+#[derive(Debug, Clone)]
+pub struct VmPlan {
+    /// The machine.
+    pub machine: MachineId,
+    /// A directory of this VM alone, `machines/<id>/run`: sockets, logs, the jail. It is made if absent; what an
+    /// earlier VM left in it is removed.
+    pub dir: PathBuf,
+    /// Virtual processors.
+    pub cpus: u32,
+    /// Memory of the guest in MiB. The VMM itself needs [`Vmm::memory_overhead_mb`] on top.
+    pub memory_mb: u32,
+    /// The kernel to boot.
+    pub kernel: Arc<GuestKernel>,
+    /// More words for the kernel's command line, after our own.
+    pub kernel_args: Vec<String>,
+    /// The disks, in order: `/dev/vda`, `/dev/vdb`, …
+    pub disks: Vec<Disk>,
+    /// The network device, unless the guest gets none.
+    pub nic: Option<Nic>,
+    /// `cgroup.procs` files that the VMM is put into before it runs anything of the guest.
+    pub cgroup_procs: Vec<PathBuf>,
+    /// Who the VMM runs as.
+    pub user: VmUser,
+}
+
+/// A disk of a VM: a raw image, or a block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// The image. A writable one belongs to this VM alone while it runs, and may be given to [`VmPlan::user`].
+    pub path: PathBuf,
+    /// The guest cannot write to it, and neither can the VMM.
+    pub read_only: bool,
+}
+
+/// The network device of a VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    /// The host's side: an existing tap (IFF_NO_PI, IFF_VNET_HDR).
+    pub tap: String,
+    /// The guest's address.
+    pub mac: [u8; 6],
+}
+
+/// An unprivileged user of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmUser {
+    /// User number; 0 only in tests that run without privilege to change it.
+    pub uid: u32,
+    /// Group number.
+    pub gid: u32,
+}
+
+/// A VM that was launched: enough to find it again after a restart, and never to take another process for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// The machine.
+    pub machine: MachineId,
+    /// The driver that made it.
+    pub isolation: Isolation,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// Its process.
+    pub process: ProcessId,
+}
+
+/// A VM that runs: what to remember of it, and its console, connected since before the guest's first instruction
+/// where this process launched it.
+#[derive(Debug)]
+pub struct Vm {
+    /// What to write into the ledger.
+    pub record: VmRecord,
+    pub(crate) console: Option<Console>,
+}
+
+impl Vm {
+    /// The VM of a record that an earlier process wrote.
+    pub fn adopt(record: VmRecord) -> Self {
+        Self { record, console: None }
+    }
+}
+
+impl VmRecord {
+    /// Connects to the channel of the guest's init. Only one connection exists at a time; under QEMU a second one
+    /// waits until the first is closed, under Firecracker the guest decides. Fails while the guest is not ready.
+    pub async fn channel(&self) -> io::Result<UnixStream> {
+        match self.isolation {
+            Isolation::Firecracker => firecracker::channel(&self.dir).await,
+            Isolation::QemuKvm | Isolation::QemuTcg => qemu::channel(&self.dir).await,
+        }
+    }
+
+    /// Connects to what the guest's kernel prints.
+    pub async fn console(&self) -> io::Result<Console> {
+        match self.isolation {
+            Isolation::Firecracker => firecracker::console(&self.dir),
+            Isolation::QemuKvm | Isolation::QemuTcg => qemu::console(&self.dir).await,
+        }
+    }
+}
+
+/// What the guest's kernel prints, as a stream of bytes.
+pub type Console = Box<dyn ConsoleStream>;
+
+/// A stream that can be read, in whatever way the driver makes it.
+pub trait ConsoleStream: AsyncRead + Send + Unpin + std::fmt::Debug {}
+impl<T: AsyncRead + Send + Unpin + std::fmt::Debug> ConsoleStream for T {}
+
+/// The VM of a machine that runs now, whoever launched it: for a ledger that was interrupted while it launched.
+pub fn find(machine: &MachineId, dir: &Path) -> Option<VmRecord> {
+    firecracker::find(machine, dir).or_else(|| qemu::find(machine, dir))
+}
+
+/// Removes what a VM that has ended left in its directory, and the directory.
+pub fn clear(dir: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+/// Why a VM could not be launched or reached.
+#[derive(Debug, Error)]
+pub enum VmmError {
+    /// The host did not let us prepare it.
+    #[error("cannot {what}")]
+    Setup {
+        /// What was tried, such as `open tap dl0123`.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The plan cannot be run by this driver.
+    #[error("this virtual machine cannot be run: {0}")]
+    Plan(String),
+    /// The VMM refused.
+    #[error("{program} refused: {reason}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// The VMM ended before the guest ran.
+    #[error("{program} ended before the guest ran: {output}")]
+    Died {
+        /// The program.
+        program: &'static str,
+        /// The last of what it printed.
+        output: String,
+    },
+    /// The VMM did not answer in time.
+    #[error("{program} did not answer within {} s", after.as_secs())]
+    Silent {
+        /// The program.
+        program: &'static str,
+        /// How long.
+        after: Duration,
+    },
+    /// No driver works on this host.
+    #[error("no virtual machine can be run here: {0}")]
+    Nothing(String),
+}
+
+/// A driver: launches VMs.
+#[async_trait]
+pub trait Vmm: Send + Sync {
+    /// Which wall its VMs get.
+    fn isolation(&self) -> Isolation;
+
+    /// What the VMM needs beside the guest's own memory, in MiB, at most: add it to a memory limit.
+    fn memory_overhead_mb(&self) -> u32;
+
+    /// Starts a VM. When this returns, the guest runs; on an error nothing of it is left. Should the caller die half
+    /// way, [`find`] finds what was started.
+    async fn launch(&self, plan: &VmPlan) -> Result<Vm, VmmError>;
+}

@@ -1,0 +1,146 @@
+//! A process that may not be our child, told apart from any later one with its number.
+
+use std::{fs, io, os::fd::OwnedFd};
+
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+use serde::{Deserialize, Serialize};
+use tokio::io::{Interest, unix::AsyncFd};
+
+/// A process: its number, and when it began, since numbers are used again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessId {
+    /// Its number in our own PID namespace.
+    pub pid: u32,
+    /// When it began: clock ticks since the host booted (field 22 of `/proc/<pid>/stat`).
+    pub started_ticks: u64,
+    /// Which boot of the host that was.
+    pub boot_id: String,
+}
+
+impl ProcessId {
+    /// The process that has this number now, unless there is none or it has ended.
+    pub fn of(pid: u32) -> Option<Self> {
+        let started_ticks = started_ticks(pid)?;
+        Some(Self { pid, started_ticks, boot_id: boot_id()? })
+    }
+
+    /// Whether it still runs. One that has ended and only waits to be reaped does not.
+    pub fn alive(&self) -> bool {
+        Self::of(self.pid).as_ref() == Some(self)
+    }
+
+    /// Ends it at once (SIGKILL) and waits until it is gone.
+    pub async fn kill(&self) -> io::Result<()> {
+        if let Some(process) = self.open()? {
+            pidfd_send_signal(&process, Signal::KILL).or_else(ignore_gone)?;
+        }
+        self.exited().await
+    }
+
+    /// Waits until it has ended, and reaps it if it is our child.
+    pub async fn exited(&self) -> io::Result<()> {
+        if let Some(process) = self.open()? {
+            AsyncFd::register_with_interest(process, Interest::READABLE)?.readable().await?.retain_ready();
+        }
+        self.reap();
+        Ok(())
+    }
+
+    /// A handle that means this process and no other.
+    fn open(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            // The number could have passed to another before the handle was open, so look after.
+            Ok(process) => Ok(self.alive().then_some(process)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Takes the exit status of a child, so that it does not stay as a zombie. Others are reaped by their parent.
+    fn reap(&self) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+fn ignore_gone(error: rustix::io::Errno) -> Result<(), rustix::io::Errno> {
+    if error == rustix::io::Errno::SRCH { Ok(()) } else { Err(error) }
+}
+
+/// Field 22 of `/proc/<pid>/stat`. `None` if there is no such process, or only its corpse.
+fn started_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses, and may itself hold any character.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+/// The identity of this boot of the host.
+pub(super) fn boot_id() -> Option<String> {
+    Some(fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    fn sleeper() -> ProcessId {
+        let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        ProcessId::of(child.id()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_killed_child_is_gone_and_leaves_no_corpse() {
+        let process = sleeper();
+        assert!(process.alive());
+        process.kill().await.unwrap();
+        assert!(!process.alive());
+        assert!(!std::path::Path::new(&format!("/proc/{}", process.pid)).exists());
+        process.kill().await.unwrap();
+        process.exited().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_process_with_the_same_number_is_left_alone() {
+        let process = sleeper();
+        let earlier = ProcessId { started_ticks: process.started_ticks - 1, ..process.clone() };
+        let rebooted = ProcessId { boot_id: "another".into(), ..process.clone() };
+        for other in [earlier, rebooted] {
+            assert!(!other.alive());
+            other.kill().await.unwrap();
+            assert!(process.alive());
+        }
+        process.kill().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_that_is_not_our_child_is_seen() {
+        let shell = Command::new("sh").args(["-c", "sleep 1000 & echo $!"]).stdin(Stdio::null());
+        let mut shell = shell_output(shell);
+        let process = ProcessId::of(shell.split_off(0).trim().parse().unwrap()).unwrap();
+        let waiter = tokio::spawn({
+            let process = process.clone();
+            async move { process.exited().await }
+        });
+        process.kill().await.unwrap();
+        waiter.await.unwrap().unwrap();
+        assert!(!process.alive());
+    }
+
+    fn shell_output(command: &mut Command) -> String {
+        use std::io::Read;
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut buffer = [0; 16];
+        let count = child.stdout.take().unwrap().read(&mut buffer).unwrap();
+        child.wait().unwrap();
+        String::from_utf8_lossy(&buffer[..count]).into_owned()
+    }
+}
