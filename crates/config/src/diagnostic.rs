@@ -81,28 +81,22 @@ impl Diagnostics {
 
     /// Adds a problem at a range of bytes of `text`.
     pub(crate) fn push(&mut self, text: &str, at: Range<usize>, note: Note) {
-        let place = Place::of(text, at);
-        let item = Diagnostic {
-            severity: note.severity,
-            line: place.line,
-            column: place.column,
-            path: note.path,
-            message: note.message,
-            help: note.help,
-            source: place.source.to_owned(),
-            width: place.width,
-        };
-        // Errors come first when there is no room for all: a warning must not hide why the file is refused.
-        if self.items.len() < Self::LIMIT {
-            self.items.push(item);
+        if self.is_full() {
+            self.omitted += 1;
+            // A warning must not hide why the file is refused.
+            if note.severity == Severity::Error
+                && let Some(warning) = self.items.iter_mut().rev().find(|item| item.severity == Severity::Warning)
+            {
+                *warning = Diagnostic::new(text, at, note);
+            }
             return;
         }
-        self.omitted += 1;
-        if item.severity == Severity::Error
-            && let Some(warning) = self.items.iter_mut().rev().find(|item| item.severity == Severity::Warning)
-        {
-            *warning = item;
-        }
+        self.items.push(Diagnostic::new(text, at, note));
+    }
+
+    /// Whether what comes now is only counted.
+    pub(crate) fn is_full(&self) -> bool {
+        self.items.len() >= Self::LIMIT
     }
 
     /// Puts the problems in the order of the file.
@@ -166,6 +160,20 @@ impl fmt::Display for Diagnostics {
 }
 
 impl Diagnostic {
+    fn new(text: &str, at: Range<usize>, note: Note) -> Self {
+        let place = Place::of(text, at);
+        Self {
+            severity: note.severity,
+            line: place.line,
+            column: place.column,
+            path: note.path,
+            message: note.message,
+            help: note.help,
+            source: place.source.to_owned(),
+            width: place.width,
+        }
+    }
+
     fn show(&self, f: &mut fmt::Formatter<'_>, file: &str) -> fmt::Result {
         let severity = match self.severity {
             Severity::Error => "error",

@@ -36,10 +36,15 @@ pub fn set(text: &str, path: &[&str], value: impl Into<toml_edit::Value>) -> Res
         table = item.as_table_like_mut().ok_or_else(|| EditError::NotATable((*name).to_owned()))?;
     }
     let mut value = value.into();
-    if let Some(old) = table.get(key).and_then(Item::as_value) {
-        *value.decor_mut() = old.decor().clone();
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
+        }
+        None => {
+            table.insert(key, Item::Value(value));
+        }
     }
-    table.insert(key, Item::Value(value));
     Ok(document.to_string())
 }
 

@@ -70,6 +70,9 @@ fn list(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// More process groups than this are a mistake.
+const MAX_GROUPS: usize = 100;
+
 /// Reads `[processes]`, or the older `[[processes]]` with `name` and `command`.
 pub(crate) fn read(top: &Section<'_>) -> Groups {
     let mut groups = Groups::default();
@@ -97,6 +100,10 @@ fn add(groups: &mut Groups, at: &Field<'_>, name: String, command: &Field<'_>) {
     if name.is_empty() || name.len() > 63 || !name.chars().all(letters) {
         let help = "use 1 to 63 letters, digits, dashes and underscores";
         at.error(format!("{name:?} is not the name of a process group"), help);
+        return;
+    }
+    if groups.commands.len() >= MAX_GROUPS {
+        at.error(format!("there are more than {MAX_GROUPS} process groups"), "make several apps of it");
         return;
     }
     let Some(line) = command.string() else { return };

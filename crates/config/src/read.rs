@@ -42,6 +42,10 @@ impl<'t> Source<'t> {
         self.errors.get() > 0
     }
 
+    fn is_full(&self) -> bool {
+        self.found.borrow().is_full()
+    }
+
     pub fn error(&self, at: Range<usize>, path: &str, message: impl Into<String>, help: impl Into<String>) {
         self.errors.set(self.errors.get() + 1);
         self.note(Severity::Error, at, path, message.into(), help.into());
@@ -116,7 +120,9 @@ impl<'t> Section<'t> {
     pub fn finish(self) {
         let asked = self.asked.borrow();
         for (key, field) in self.in_order(|key| !asked.contains(key)) {
-            let help = match closest(&key, asked.iter().copied()) {
+            // Looking for the nearest key takes time, and is for nothing once nothing more is shown.
+            let known = asked.iter().copied().filter(|_| !self.source.is_full());
+            let help = match closest(&key, known) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => "remove it, or check its spelling and the section it stands in".to_owned(),
             };
