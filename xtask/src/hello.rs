@@ -25,18 +25,24 @@ pub fn pack() -> Result<PathBuf> {
         "config": {"Entrypoint": ["/hello"], "ExposedPorts": {"8080/tcp": {}}},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
     });
-    let config = blob(&layout, "application/vnd.oci.image.config.v1+json", &serde_json::to_vec(&config)?)?;
+    write_image(&layout, &config, &[layer])?;
+    Ok(layout)
+}
+
+/// Writes an image's configuration, manifest and index into a layout that holds its layers.
+pub fn write_image(layout: &Path, config: &Value, layers: &[Value]) -> Result<()> {
+    let config = blob(layout, "application/vnd.oci.image.config.v1+json", &serde_json::to_vec(config)?)?;
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": config,
-        "layers": [layer],
+        "layers": layers,
     });
-    let manifest = blob(&layout, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)?;
+    let manifest = blob(layout, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)?;
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     fs::write(layout.join("index.json"), serde_json::to_vec(&index)?)?;
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    Ok(layout)
+    Ok(())
 }
 
 /// Builds the example without any shared library, so that it runs in an otherwise empty image.
@@ -65,7 +71,8 @@ fn blob(layout: &Path, media_type: &str, content: &[u8]) -> Result<Value> {
     Ok(json!({"mediaType": media_type, "digest": format!("sha256:{digest}"), "size": content.len()}))
 }
 
-fn architecture() -> &'static str {
+/// This machine's processor as images name it.
+pub fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

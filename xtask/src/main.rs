@@ -2,6 +2,7 @@
 
 mod demo;
 mod hello;
+mod images;
 mod run;
 mod test;
 mod tidy;
@@ -25,6 +26,8 @@ enum Chore {
     Tidy,
     /// Build examples/hello as a static binary and pack it as an OCI image layout
     Hello,
+    /// Make the images of the scenarios from Debian packages
+    Images,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -32,6 +35,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Tidy => tidy::run(),
+        Chore::Images => images::make(),
         Chore::Hello => hello::pack().map(|layout| println!("{}", layout.display())),
     }
 }
