@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{Vmm, VmmError, VmUser};
+use super::{VmUser, Vmm, VmmError};
 use crate::kernel::GuestKernel;
 
 /// Which driver an operator wants.
@@ -31,12 +31,7 @@ pub struct Choice {
 ///
 /// # Errors
 /// Nothing that is wanted works; the error says why.
-pub async fn choose(
-    wanted: Driver,
-    kernel: &Arc<GuestKernel>,
-    data: &Path,
-    user: VmUser,
-) -> Result<Choice, VmmError> {
+pub async fn choose(wanted: Driver, kernel: &Arc<GuestKernel>, data: &Path, user: VmUser) -> Result<Choice, VmmError> {
     let _ = (wanted, kernel, data, user);
     Err(VmmError::Nothing(String::new()))
 }

@@ -40,7 +40,9 @@ impl ProcessId {
     /// Waits until it has ended, and reaps it if it is our child.
     pub async fn exited(&self) -> io::Result<()> {
         if let Some(process) = self.open()? {
-            AsyncFd::register_with_interest(process, Interest::READABLE)?.readable().await?.retain_ready();
+            // SAFETY: an `OwnedFd` is open for as long as it lives, and always tells the same descriptor.
+            let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE)? };
+            process.readable().await?.retain_ready();
         }
         self.reap();
         Ok(())
@@ -88,7 +90,10 @@ pub(super) fn boot_id() -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
+    };
 
     use super::*;
 
@@ -123,9 +128,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_process_that_is_not_our_child_is_seen() {
-        let shell = Command::new("sh").args(["-c", "sleep 1000 & echo $!"]).stdin(Stdio::null());
-        let mut shell = shell_output(shell);
-        let process = ProcessId::of(shell.split_off(0).trim().parse().unwrap()).unwrap();
+        // The shell ends at once, so that its own child has another parent.
+        let mut shell =
+            Command::new("sh").args(["-c", "sleep 1000 >&- & echo $!"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut pid = String::new();
+        shell.stdout.take().unwrap().read_to_string(&mut pid).unwrap();
+        shell.wait().unwrap();
+        let process = ProcessId::of(pid.trim().parse().unwrap()).unwrap();
         let waiter = tokio::spawn({
             let process = process.clone();
             async move { process.exited().await }
@@ -133,14 +142,5 @@ mod tests {
         process.kill().await.unwrap();
         waiter.await.unwrap().unwrap();
         assert!(!process.alive());
-    }
-
-    fn shell_output(command: &mut Command) -> String {
-        use std::io::Read;
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut buffer = [0; 16];
-        let count = child.stdout.take().unwrap().read(&mut buffer).unwrap();
-        child.wait().unwrap();
-        String::from_utf8_lossy(&buffer[..count]).into_owned()
     }
 }
