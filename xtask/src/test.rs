@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::{run, tidy};
+use crate::{images, run, tidy};
 
 #[derive(Args)]
 pub struct Options {
@@ -64,7 +64,7 @@ fn checks(tally: &mut Tally) {
     let clippy = ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"];
     tally.check("clippy", run::succeed(&mut run::cargo(&clippy)));
     if run::is_on_path("cargo-deny") {
-        let deny = ["deny", "--offline", "--log-level", "error", "check", "licenses", "bans", "sources"];
+        let deny = ["deny", "--log-level", "error", "check", "licenses", "bans", "sources"];
         tally.check("deny", run::succeed(&mut run::cargo(&deny)));
     } else {
         tally.skip("skipped: deny: cargo-deny is not installed (cargo install cargo-deny --locked)");
@@ -80,6 +80,9 @@ fn scenarios(options: &Options, tally: &mut Tally) -> Result<()> {
     // Built outside: inside the namespace no registry can be reached.
     run::succeed(&mut run::cargo(&["build", "--quiet", "--package", "dunlin"]))?;
     run::succeed(&mut run::cargo(&["test", "--quiet", "--package", "e2e", "--no-run"]))?;
+    images::make()?;
+    let mut setup = Command::new(run::target().join("debug/dunlin"));
+    run::succeed(setup.args(["setup", "--yes", "--data-dir"]).arg(run::target().join("e2e-data")))?;
     let inner = test_command(&["test", "--offline", "--package", "e2e", "--no-fail-fast"], options);
     let mut isolated = Command::new("unshare");
     isolated.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
