@@ -1,3 +1,20 @@
-//! The `build` room.
+//! From a directory with a Dockerfile to an image in the platform's own registry, by the local Docker engine.
+//!
+//! ```text
+//! directory ─▶ Source (Dockerfile found, .dockerignore read)
+//!                 │  tar stream, made while it is sent
+//!                 ▼
+//!             Engine: build ─▶ tag ─▶ push ─▶ reference with its digest
+//! ```
+//!
+//! [`scan`] reads a Dockerfile for what `launch` wants to know: the port and the volumes.
 
-pub mod layout;
+pub mod context;
+mod engine;
+mod error;
+pub mod ignore;
+pub mod scan;
+
+pub use context::Source;
+pub use engine::{Credentials, Engine, Image, Request};
+pub use error::BuildError;

