@@ -1,8 +1,9 @@
 //! What clients say to the control plane over REST, JSON both ways.
 //!
 //! [`machines`] has the Machines API's shapes (`/v1/apps/{app}/machines…`); [`deploys`] has what the platform
-//! adds: releases, deployments, rollback, scale, logs.
+//! adds: releases, deployments, rollback, scale, logs; [`access`] has organizations and tokens.
 
+pub mod access;
 pub mod deploys;
 pub mod machines;
 

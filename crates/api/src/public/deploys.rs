@@ -11,9 +11,15 @@
 //! | `GET /v1/apps/{app}/config?version=N` | [`ReleaseConfig`], of the current release unless one is named |
 //! | `POST /v1/apps/{app}/rollback` [`RollbackRequest`] | 202 [`Deployment`] |
 //! | `POST /v1/apps/{app}/scale` [`ScaleRequest`] | 202 [`Deployment`] |
+//! | `POST /v1/apps/{app}/secrets/deploy` | 202 [`Deployment`] of the current release with the newest secrets |
 //! | `GET /v1/apps/{app}/logs?follow=&since=&machine=&limit=` | `model::log::LogRecord` as NDJSON |
 //! | `GET /v1/apps/{app}/machines/{id}/exec/stream` | WebSocket, see [`ExecFrame`] |
 //! | `GET /v1/platform` | [`Platform`] |
+//! | `GET /v1/openapi.json`, `GET /healthz` | without a token |
+//!
+//! Setting secrets (`POST /v1/apps/{app}/secrets`, in the Machines API's shape) changes no machine: it answers with
+//! the new version, and `POST …/secrets/deploy` brings it to the machines. A client that does not stage sends both.
+//! `since` of the logs is a number of nanoseconds since 1970, an RFC 3339 time, or a duration before now (`10m`).
 
 use std::collections::BTreeMap;
 
