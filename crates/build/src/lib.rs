@@ -7,12 +7,13 @@
 //!             Engine: build ─▶ tag ─▶ push ─▶ reference with its digest
 //! ```
 //!
-//! [`scan`] reads a Dockerfile for what `launch` wants to know: the port and the volumes.
+//! [`layout`] pushes an image that lies on disk already, without Docker. [`scan`] reads a Dockerfile for what `launch` wants to know: the port and the volumes.
 
 pub mod context;
 mod engine;
 mod error;
 pub mod ignore;
+pub mod layout;
 pub mod scan;
 
 pub use context::Source;
