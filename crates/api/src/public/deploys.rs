@@ -12,7 +12,7 @@
 //! | `POST /v1/apps/{app}/rollback` [`RollbackRequest`] | 202 [`Deployment`] |
 //! | `POST /v1/apps/{app}/scale` [`ScaleRequest`] | 202 [`Deployment`] |
 //! | `POST /v1/apps/{app}/secrets/deploy` | 202 [`Deployment`] of the current release with the newest secrets |
-//! | `GET /v1/apps/{app}/logs?follow=&since=&machine=&limit=` | `model::log::LogRecord` as NDJSON; `since` is nanoseconds since 1970 |
+//! | `GET /v1/apps/{app}/logs?follow=&since=&machine=&limit=` | `model::log::LogRecord` as NDJSON |
 //! | `GET /v1/apps/{app}/machines/{id}/exec/stream` | WebSocket, see [`ExecFrame`] |
 //! | `GET /v1/platform` | [`Platform`] |
 //! | `GET /v1/openapi.json`, `GET /healthz` | without a token |
@@ -31,11 +31,9 @@ use utoipa::ToSchema;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct DeployRequest {
-    /// The app's configuration file, as text (TOML). Empty: that of the current release, so that an app can be deployed
-    /// again as it is, with its newest secrets.
+    /// The app's configuration file, as text (TOML).
     pub config: String,
-    /// The image; the configuration's own `[build] image` if absent. With an empty configuration: the current
-    /// release's image if absent.
+    /// The image; the configuration's own `[build] image` if absent.
     pub image: Option<String>,
     /// `rolling` (the default) or `immediate`; the configuration's own if absent.
     pub strategy: Option<String>,
