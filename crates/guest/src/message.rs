@@ -204,11 +204,6 @@ pub enum GuestMessage {
 pub enum GuestState {
     /// It waits for [`HostMessage::Boot`].
     Waiting,
-    /// It has got its spec and is starting the program.
-    Booting {
-        /// The boot.
-        boot_id: String,
-    },
     /// The program runs.
     Running {
         /// The boot.
