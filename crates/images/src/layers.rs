@@ -1,13 +1,17 @@
 //! What whoever unpacks an image needs of it: its configuration and its layer files in order.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use api::internal::ImageError;
 use model::{Digest, ImageConfig};
 
 use crate::{
-    Images,
     document::{Configuration, Descriptor, ImageManifest, MAX_DOCUMENT_BYTES, Manifest, Platform},
+    rootfs::LayerSource,
+    store::BlobStore,
 };
 
 /// One image of the blob store.
@@ -47,16 +51,15 @@ pub enum Compression {
     Zstd,
 }
 
-impl Images {
+impl BlobStore {
     /// The layers and the configuration of an image by its manifest's digest (of one platform, never an index).
     ///
     /// Reads two small files; call it where blocking is allowed.
     ///
     /// # Errors
     /// `NotFound` if the manifest or a part of it is not in the store, `Platform` if it is for other hosts,
-    /// `Unusable` if it is not a container image or contradicts itself.
-    pub fn layers(&self, manifest: &Digest) -> Result<ImageLayers, ImageError> {
-        let name = manifest.as_str();
+    /// `Unusable` if it is not a container image or contradicts itself. They call the image `name`.
+    pub fn layers(&self, manifest: &Digest, name: &str) -> Result<ImageLayers, ImageError> {
         let image = match Manifest::parse(&self.read_document(manifest, name)?, None) {
             Ok(Manifest::Image(image)) => image,
             Ok(Manifest::Index(_)) => return Err(unusable(name, "it is an index of images, not an image")),
@@ -83,7 +86,7 @@ impl Images {
     }
 
     fn layer(&self, name: &str, blob: &Descriptor, diff_id: &Digest) -> Result<Layer, ImageError> {
-        let path = self.blob_path(&blob.digest);
+        let path = self.path(&blob.digest);
         let size_bytes = std::fs::metadata(&path).map_err(|error| absent(name, &blob.digest, error))?.len();
         if size_bytes != blob.size {
             let reason = format!("its layer {} has {size_bytes} bytes, its manifest says {}", blob.digest, blob.size);
@@ -95,7 +98,20 @@ impl Images {
     }
 
     fn read_document(&self, digest: &Digest, name: &str) -> Result<Vec<u8>, ImageError> {
-        read_bounded(&self.blob_path(digest)).map_err(|error| absent(name, digest, error))
+        read_bounded(&self.path(digest)).map_err(|error| absent(name, digest, error))
+    }
+}
+
+impl LayerSource for Arc<BlobStore> {
+    fn layers(&self, manifest: &Digest) -> Result<ImageLayers, ImageError> {
+        BlobStore::layers(self, manifest, manifest.as_str())
+    }
+}
+
+impl ImageLayers {
+    /// The sum of the layers as stored, in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.size_bytes).sum()
     }
 }
 
