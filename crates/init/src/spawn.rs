@@ -160,7 +160,8 @@ impl Entry {
             nofile: start.nofile,
             uid: Uid::from_raw(start.user.uid),
             gid: Gid::from_raw(start.user.gid),
-            groups: start.user.groups.iter().copied().map(Gid::from_raw).collect(),
+            // With its own group, so that giving that one up does not open what is closed to the group.
+            groups: [start.user.gid].iter().chain(&start.user.groups).copied().map(Gid::from_raw).collect(),
         }
     }
 
