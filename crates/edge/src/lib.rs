@@ -1,1 +1,41 @@
-//! The `edge` room.
+//! The edge: carries traffic from clients to machines.
+//!
+//! ```text
+//!  client ─▶ listen ─▶ tls ─▶ http ─▶ choose ─▶ upstream ─▶ machine
+//!              │        │      │        │  ▲
+//!              │        │      │        │  └ routing: the catalog's picture joined with what is under way
+//!              │        │      │        └ hold: wait while a machine is on its way up, queue while all are full
+//!              │        │      └ route by host, edit header fields, answer refusals with a page
+//!              │        └ end TLS by server name
+//!              └ accept within bounds, on the shared ports and on those that apps ask for
+//! ```
+//!
+//! - A request passes through phases, each a function: identify, route, gate, edit, choose, forward, edit, answer
+//!   (`http::request`).
+//! - Everything that can go wrong is a [`Refusal`]: a stable code, whose fault it is, what to do. The client gets it as
+//!   a page, the app's log as a line.
+//! - Which machine takes a request is a pure function (`pick`); waiting for one is `choose`.
+//! - A request reads one immutable picture; none of it waits for the control plane.
+
+mod choose;
+mod context;
+mod edge;
+mod error;
+mod http;
+mod journal;
+mod listen;
+mod machine;
+mod options;
+mod pick;
+mod refusal;
+mod routing;
+mod stream;
+mod tls;
+mod tunnel;
+mod upstream;
+mod websocket;
+
+pub use edge::Edge;
+pub use error::EdgeError;
+pub use options::{Bounds, EdgeOptions, PlatformHost};
+pub use refusal::{Fault, Refusal};

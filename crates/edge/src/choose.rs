@@ -1,0 +1,220 @@
+//! Waiting for a machine.
+//!
+//! ```text
+//!            ┌──────────── the picture changed, a place became free ◀───┐
+//!            ▼                                                          │
+//!  request ─▶ pick ── a machine with room ─▶ lease                      │
+//!              ├───── all at their hard limit ─▶ queue (bounded) ───────┤─ too long ─▶ PL01
+//!              ├───── none ready, one on its way up ─▶ hold (bounded) ──┘─ too long ─▶ PR04
+//!              └───── none ready, none expected ─▶ PR01 at once
+//! ```
+//!
+//! Holding is what makes the redeploy of an app of one machine lose nothing.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use model::{AppName, MachineId, Timestamp};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    Refusal,
+    context::Context,
+    machine::{AppState, Lease},
+    pick::{self, Pick},
+    routing::{App, Routing},
+};
+
+/// A machine that was chosen, with a place on it.
+pub struct Chosen {
+    /// The place. It is given free when this is dropped.
+    pub lease: Lease,
+    /// Speak HTTP/2 with prior knowledge to it.
+    pub h2: bool,
+    /// Connections to it may be used for one request after another.
+    pub reuse: bool,
+}
+
+/// A request's way to a machine: what it has tried and since when it waits.
+pub struct Search<'a> {
+    context: &'a Context,
+    app: &'a AppName,
+    port: u16,
+    began: Instant,
+    tried: BTreeSet<MachineId>,
+    attempts: u32,
+}
+
+/// How often at most a request is tried.
+const MAX_ATTEMPTS: u32 = 90;
+/// How often each machine is tried that is up and refuses all the same.
+const ROUNDS_WHEN_UP: u32 = 3;
+/// The first pause before machines are tried again, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(400));
+
+impl<'a> Search<'a> {
+    /// A search for a machine of an app that has this public port.
+    pub fn new(context: &'a Context, app: &'a AppName, port: u16) -> Self {
+        Self { context, app, port, began: Instant::now(), tried: BTreeSet::new(), attempts: 0 }
+    }
+
+    /// A machine with room, waiting for one as long as the bounds allow.
+    pub async fn next(&mut self) -> Result<Chosen, Refusal> {
+        let mut changes = self.context.routed.subscribe();
+        let mut held: Option<Held> = None;
+        loop {
+            changes.mark_unchanged();
+            let routing = self.context.routing.load_full();
+            let app = self.known(&routing)?;
+            let place =
+                app.ready(self.port).first().map(|candidate| candidate.target.freed.clone()).unwrap_or_default();
+            let mut freed = std::pin::pin!(place.notified());
+            freed.as_mut().enable();
+            let wait = match self.try_now(app) {
+                Attempt::Chosen(chosen) => return Ok(chosen),
+                Attempt::Full => self.context.bounds.queue,
+                Attempt::Closed => self.context.bounds.hold,
+                Attempt::Nobody if app.is_expected(self.port, Timestamp(kit::clock::unix_ms())) => {
+                    self.context.bounds.hold
+                }
+                Attempt::Nobody => return Err(self.hopeless(app)),
+            };
+            if held.is_none() {
+                held = Some(Held::new(&app.state, self.context.bounds.held_per_app)?);
+            }
+            let news = async {
+                tokio::select! {
+                    _ = changes.changed() => {}
+                    () = freed => {}
+                }
+            };
+            if timeout_at(self.began + wait, news).await.is_err() {
+                return Err(self.waited(app));
+            }
+        }
+    }
+
+    /// An attempt failed before anything was sent: whether to go on with [`Self::next`], after a pause where there is
+    /// nobody else to try.
+    pub async fn failed(&mut self, lease: &Lease, cause: Refusal) -> Result<(), Refusal> {
+        lease.target.failed();
+        self.attempts += 1;
+        let machine = &lease.target.machine;
+        self.tried.insert(machine.id.clone());
+        if !self.all_tried() && self.attempts < MAX_ATTEMPTS {
+            return Ok(());
+        }
+        let starting = machine.ready_for() < self.context.bounds.startup_grace;
+        let enough = if starting { MAX_ATTEMPTS } else { ROUNDS_WHEN_UP * self.tried.len() as u32 };
+        if self.attempts >= enough.min(MAX_ATTEMPTS) || self.began.elapsed() >= self.context.bounds.hold {
+            return Err(self.exhausted(cause));
+        }
+        let doublings = (self.attempts - self.tried.len() as u32).min(8);
+        tokio::time::sleep(PAUSE.0.saturating_mul(1 << doublings).min(PAUSE.1)).await;
+        Ok(())
+    }
+
+    fn known<'r>(&self, routing: &'r Routing) -> Result<&'r Arc<App>, Refusal> {
+        let app = routing.app(self.app.as_str());
+        let gone = || Refusal::NoMachine { app: self.app.clone(), machines: "it has just lost its last one".into() };
+        app.ok_or_else(gone)
+    }
+
+    fn try_now(&self, app: &App) -> Attempt {
+        let ready = app.ready(self.port);
+        let candidates = ready.iter().map(|candidate| pick::Candidate {
+            load: candidate.target.load(),
+            soft_limit: candidate.soft_limit,
+            hard_limit: candidate.hard_limit,
+            suspect: candidate.target.is_suspect(),
+            tried: self.tried.contains(&candidate.target.machine.id),
+        });
+        match pick::pick(candidates, random()) {
+            Pick::Nobody => Attempt::Nobody,
+            Pick::Full => Attempt::Full,
+            Pick::Machine(index) => {
+                let candidate = &ready[index];
+                let lease = candidate.target.lease(candidate.hard_limit);
+                lease.map_or(Attempt::Closed, |lease| {
+                    Attempt::Chosen(Chosen { lease, h2: candidate.h2, reuse: candidate.reuse })
+                })
+            }
+        }
+    }
+
+    fn all_tried(&self) -> bool {
+        let routing = self.context.routing.load();
+        let ready = routing.app(self.app.as_str()).map(|app| app.ready(self.port)).unwrap_or_default();
+        ready.iter().all(|candidate| self.tried.contains(&candidate.target.machine.id))
+    }
+
+    fn hopeless(&self, app: &App) -> Refusal {
+        Refusal::NoMachine { app: self.app.clone(), machines: app.machines_in_words() }
+    }
+
+    fn waited(&self, app: &App) -> Refusal {
+        let (name, waited) = (self.app.clone(), self.began.elapsed());
+        if app.ready(self.port).is_empty() {
+            return Refusal::NotReady { app: name, waited, machines: app.machines_in_words() };
+        }
+        Refusal::Full { app: name, waited }
+    }
+
+    fn exhausted(&self, cause: Refusal) -> Refusal {
+        if self.tried.len() < 2 {
+            return cause;
+        }
+        Refusal::Exhausted { attempts: self.attempts, last: Box::new(cause) }
+    }
+}
+
+/// What one look at the picture came to.
+enum Attempt {
+    Chosen(Chosen),
+    /// All are at their hard limit.
+    Full,
+    /// The chosen one was closed or filled a moment ago: the picture is about to change.
+    Closed,
+    /// None is ready.
+    Nobody,
+}
+
+/// One that waits. Their number is bounded per app.
+struct Held(Arc<AppState>);
+
+impl Held {
+    fn new(app: &Arc<AppState>, bound: usize) -> Result<Self, Refusal> {
+        let held = Self(app.clone());
+        if app.held.fetch_add(1, SeqCst) >= bound {
+            return Err(Refusal::TooManyWaiting { app: app.name.clone() });
+        }
+        Ok(held)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, SeqCst);
+    }
+}
+
+/// Two independent numbers for the draw.
+fn random() -> [u32; 2] {
+    use std::{cell::Cell, num::Wrapping};
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(u64::from_le_bytes(kit::random::bytes()));
+    }
+    // SplitMix64 (Steele, Lea, Flood 2014): fair enough to spread load, and no secret depends on it.
+    let mut z = STATE.with(|state| {
+        let next = Wrapping(state.get()) + Wrapping(0x9e37_79b9_7f4a_7c15);
+        state.set(next.0);
+        next
+    });
+    z = (z ^ (z >> 30)) * Wrapping(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)) * Wrapping(0x94d0_49bb_1331_11eb);
+    let z = (z ^ (z >> 31)).0;
+    [z as u32, (z >> 32) as u32]
+}

@@ -1,0 +1,76 @@
+//! What every connection shares.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use hyper_util::{rt::TokioExecutor, server::conn::auto};
+use model::{AppName, Region};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    Bounds, PlatformHost, journal::Journal, listen::Admission, routing::Routing, tls::Certificates, upstream::Dialer,
+};
+
+/// What every connection shares.
+pub struct Context {
+    /// `<app>.<domain>` is an app's host.
+    pub domain: String,
+    /// Where this edge runs.
+    pub region: Region,
+    /// How much, how long.
+    pub bounds: Bounds,
+    /// The platform's own hosts, by their first label.
+    pub platform: BTreeMap<String, PlatformHost>,
+    /// What requests are routed by.
+    pub routing: ArcSwap<Routing>,
+    /// The generation of `routing`, told after it has been swapped in.
+    pub routed: watch::Sender<u64>,
+    /// Writes to the logs of apps.
+    pub journal: Journal,
+    /// Opens connections to machines.
+    pub dialer: Dialer,
+    /// Proves who we are to clients.
+    pub certificates: Certificates,
+    /// Speaks HTTP with clients.
+    pub server: auto::Builder<TokioExecutor>,
+    /// Counts the connections of clients.
+    pub admission: Arc<Admission>,
+    /// The port to send clients to for HTTPS; set once it is bound.
+    pub https_port: std::sync::OnceLock<u16>,
+    /// Nothing new is taken any more.
+    pub stopping: CancellationToken,
+    /// What is left is cut off.
+    pub aborting: CancellationToken,
+    /// Everything that runs.
+    pub tasks: TaskTracker,
+}
+
+/// Whom a host name stands for.
+#[derive(Clone)]
+pub enum Destination {
+    /// A service of the platform itself.
+    Platform(PlatformHost),
+    /// An app that the catalog knows.
+    App(AppName),
+    /// Nobody, though it is a name of the platform's domain.
+    Nobody,
+    /// It is no name of the platform's domain.
+    Elsewhere,
+}
+
+impl Context {
+    /// Whom a host name in lower case stands for.
+    pub fn destination(&self, host: &str) -> Destination {
+        if host == self.domain {
+            return Destination::Nobody;
+        }
+        let label = host.strip_suffix(self.domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
+        let Some(label) = label else { return Destination::Elsewhere };
+        if let Some(platform) = self.platform.get(label) {
+            return Destination::Platform(platform.clone());
+        }
+        let routing = self.routing.load();
+        routing.app(label).map_or(Destination::Nobody, |app| Destination::App(app.route.name.clone()))
+    }
+}

@@ -1,0 +1,192 @@
+//! The edge as a whole: it starts, follows the catalog, drains, stops.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use api::internal::Drain;
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use model::MachineId;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    EdgeError, EdgeOptions,
+    context::Context,
+    http,
+    journal::Journal,
+    listen::{Admission, Doors, accept, bind},
+    routing::{Registry, Routing},
+    tls::Certificates,
+    upstream::Dialer,
+};
+
+/// How long before a drain's deadline WebSockets are asked to close, at most.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// When ports that could not be opened are tried again.
+const RETRY_PORTS: Duration = Duration::from_secs(5);
+/// How long what has been cut off gets to end.
+const CUT_OFF: Duration = Duration::from_secs(2);
+
+/// A running edge.
+pub struct Edge {
+    context: Arc<Context>,
+    doors: Arc<Doors>,
+    http: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
+}
+
+impl Edge {
+    /// Starts to listen and to carry. Routes by the catalog as it is now and follows it from there.
+    pub async fn start(options: EdgeOptions) -> Result<Arc<Self>, EdgeError> {
+        let domain = http::host_name(&options.domain).ok_or(EdgeError::Domain(options.domain.clone()))?;
+        let certificates = Certificates::open(&options.keys, &domain)?;
+        let http = bind_all(&options.http, "http")?;
+        let https = bind_all(&options.https, "https")?;
+        let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
+        let context = context(&options, domain, certificates);
+        if let Some(port) = options.public_https_port.or(https_addresses.first().map(SocketAddr::port)) {
+            let _ = context.https_port.set(port);
+        }
+        let ips: BTreeSet<IpAddr> = http_addresses.iter().map(SocketAddr::ip).collect();
+        let doors = Arc::new(Doors::new(ips.into_iter().collect(), options.reserved_ports));
+        follow(&context, &doors, options.catalog);
+        listen(&context, http, catalog::HTTP_PORT);
+        listen(&context, https, catalog::HTTPS_PORT);
+        Ok(Arc::new(Self { context, doors, http: http_addresses, https: https_addresses }))
+    }
+
+    /// Where plain HTTP is listened for.
+    pub fn http_addresses(&self) -> &[SocketAddr] {
+        &self.http
+    }
+
+    /// Where TLS is listened for.
+    pub fn https_addresses(&self) -> &[SocketAddr] {
+        &self.https
+    }
+
+    /// The ports opened for apps, beside those for HTTP and TLS.
+    pub fn app_ports(&self) -> Vec<u16> {
+        self.doors.open_ports()
+    }
+
+    /// The certificate of the local authority, in PEM, for whoever shall trust it.
+    pub fn authority_path(&self) -> PathBuf {
+        self.context.certificates.authority_path()
+    }
+
+    /// The generation of the catalog that requests are routed by, now and at every change.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.context.routed.subscribe()
+    }
+
+    /// Stops: takes nothing new, lets what is under way end until `deadline` has passed, cuts off the rest.
+    pub async fn shutdown(&self, deadline: Duration) {
+        self.context.stopping.cancel();
+        self.context.tasks.close();
+        if tokio::time::timeout(deadline, self.context.tasks.wait()).await.is_err() {
+            self.context.aborting.cancel();
+            let _ = tokio::time::timeout(CUT_OFF, self.context.tasks.wait()).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Drain for Edge {
+    async fn drained(&self, machine: &MachineId, generation: u64, deadline: Duration) -> usize {
+        let end = Instant::now() + deadline;
+        let mut routed = self.context.routed.subscribe();
+        let caught_up = timeout_at(end, routed.wait_for(|routed| *routed >= generation)).await.is_ok();
+        let Some(machine) = self.context.routing.load().machine(machine).cloned() else { return 0 };
+        if !caught_up {
+            return machine.under_way().max(1);
+        }
+        let farewell = end - FAREWELL.min(deadline / 4);
+        if timeout_at(farewell, machine.settled()).await.is_err() {
+            machine.ask_to_close();
+            let _ = timeout_at(end, machine.settled()).await;
+        }
+        machine.under_way()
+    }
+}
+
+fn bind_all(wanted: &[SocketAddr], flag: &'static str) -> Result<Vec<TcpListener>, EdgeError> {
+    wanted.iter().map(|address| bind(*address, flag)).collect()
+}
+
+fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+    listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+}
+
+fn context(options: &EdgeOptions, domain: String, certificates: Certificates) -> Arc<Context> {
+    let (tasks, stopping) = (TaskTracker::new(), CancellationToken::new());
+    Arc::new(Context {
+        domain,
+        region: options.region.clone(),
+        platform: options.platform.clone(),
+        routing: ArcSwap::from_pointee(Routing::default()),
+        routed: watch::Sender::new(0),
+        journal: Journal::new(options.logs.clone(), options.region.clone()),
+        dialer: Dialer::new(&options.bounds, tasks.clone(), stopping.clone()),
+        certificates,
+        server: http::server(&options.bounds),
+        admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),
+        https_port: OnceLock::new(),
+        stopping,
+        aborting: CancellationToken::new(),
+        tasks,
+        bounds: options.bounds.clone(),
+    })
+}
+
+fn listen(context: &Arc<Context>, listeners: Vec<TcpListener>, port: u16) {
+    for listener in listeners {
+        context.tasks.spawn(accept(context.clone(), listener, port, context.stopping.clone()));
+    }
+}
+
+/// Routes by the catalog of this moment, then by every later one, until the edge stops.
+fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader) {
+    let mut changes = catalog.changed();
+    changes.mark_unchanged();
+    let mut registry = Registry::default();
+    let mut complete = swap(context, doors, &catalog, &mut registry);
+    let (context, doors) = (context.clone(), doors.clone());
+    let tasks = context.tasks.clone();
+    tasks.spawn(async move {
+        loop {
+            tokio::select! {
+                () = context.stopping.cancelled() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return context.stopping.cancelled().await;
+                    }
+                    complete = swap(&context, &doors, &catalog, &mut registry);
+                }
+                () = tokio::time::sleep(RETRY_PORTS), if !complete => {
+                    complete = doors.follow(&context, &context.routing.load_full());
+                }
+            }
+        }
+    });
+}
+
+/// Swaps a new picture in. Whoever hears of its generation finds closed machines closed. Tells whether every port is
+/// open.
+fn swap(context: &Arc<Context>, doors: &Doors, catalog: &catalog::Reader, registry: &mut Registry) -> bool {
+    let routing = Arc::new(registry.join(catalog.load()));
+    context.routing.store(routing.clone());
+    let complete = doors.follow(context, &routing);
+    context.routed.send_replace(routing.snapshot.generation);
+    complete
+}

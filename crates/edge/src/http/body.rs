@@ -1,0 +1,138 @@
+//! An answer's body on its way to the client.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body_util::{Full, combinators::UnsyncBoxBody};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use crate::{
+    Refusal,
+    context::Context as Shared,
+    machine::{AppState, Lease},
+    options::BoxError,
+    upstream::Keep,
+};
+
+/// An answer's body.
+pub enum ResponseBody {
+    /// It comes from a machine.
+    Machine(MachineBody),
+    /// It comes from the platform's own services.
+    Platform(UnsyncBoxBody<Bytes, BoxError>),
+    /// It is here.
+    Whole(Full<Bytes>),
+}
+
+impl Default for ResponseBody {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
+}
+
+/// A body from a machine, with what has to happen at its end: the connection goes back to its pool, the place becomes
+/// free. If it breaks off, the app is told.
+pub struct MachineBody {
+    inner: Incoming,
+    keep: Option<Keep>,
+    lease: Option<Lease>,
+    context: Arc<Shared>,
+    app: Arc<AppState>,
+    /// What was asked for, for the app's log.
+    what: String,
+}
+
+impl MachineBody {
+    /// A body with what was used to get it.
+    pub fn new(
+        inner: Incoming,
+        keep: Option<Keep>,
+        lease: Lease,
+        context: Arc<Shared>,
+        app: Arc<AppState>,
+        what: String,
+    ) -> Self {
+        Self { inner, keep, lease: Some(lease), context, app, what }
+    }
+
+    /// It came whole.
+    fn complete(&mut self) {
+        if let Some(keep) = self.keep.take() {
+            keep.release();
+        }
+        self.lease = None;
+    }
+
+    fn broke_off(&mut self, error: &hyper::Error) {
+        if let Some(lease) = self.lease.take() {
+            let reason = kit::report::Report(error).to_string();
+            let refusal = Refusal::BrokenOff { machine: lease.target.machine.id.clone(), reason };
+            self.context.journal.refused(&self.app, &refusal, &self.what);
+        }
+    }
+}
+
+impl Drop for MachineBody {
+    fn drop(&mut self) {
+        if self.inner.is_end_stream() {
+            self.complete();
+        }
+    }
+}
+
+impl Body for MachineBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &frame {
+            None => self.complete(),
+            Some(Err(error)) => self.broke_off(error),
+            Some(Ok(_)) if self.inner.is_end_stream() => self.complete(),
+            Some(Ok(_)) => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Machine(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Platform(body) => Pin::new(body).poll_frame(cx),
+            Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Machine(body) => body.is_end_stream(),
+            Self::Platform(body) => body.is_end_stream(),
+            Self::Whole(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Machine(body) => body.size_hint(),
+            Self::Platform(body) => body.size_hint(),
+            Self::Whole(body) => body.size_hint(),
+        }
+    }
+}

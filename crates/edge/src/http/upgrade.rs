@@ -1,0 +1,76 @@
+//! Requests that turn their connection into a tunnel: `Upgrade` over HTTP/1.1, and WebSocket's extended `CONNECT` over
+//! HTTP/2 (RFC 8441), which a machine gets as `Upgrade` over HTTP/1.1.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
+    header::{self, HeaderName},
+};
+use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
+
+use super::headers::has_token;
+
+const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+
+/// A wish to upgrade.
+pub struct Upgrade {
+    /// What to: `websocket`, usually.
+    protocol: HeaderValue,
+    /// The client's side, once both agree.
+    pub client: OnUpgrade,
+    /// The wish came as an extended `CONNECT`.
+    extended: bool,
+}
+
+impl Upgrade {
+    /// Takes the wish out of a request; a request without one is left as it is.
+    pub fn take(request: &mut Request<Incoming>) -> Option<Self> {
+        if request.method() == Method::CONNECT {
+            let protocol = request.extensions().get::<Protocol>()?;
+            if protocol.as_str() != "websocket" {
+                return None;
+            }
+            let client = hyper::upgrade::on(&mut *request);
+            return Some(Self { protocol: HeaderValue::from_static("websocket"), client, extended: true });
+        }
+        let protocol = wanted(request.version(), request.headers())?;
+        Some(Self { protocol, client: hyper::upgrade::on(request), extended: false })
+    }
+
+    /// Whether it leads to WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        self.protocol.as_bytes().eq_ignore_ascii_case(b"websocket")
+    }
+
+    /// Puts the wish into the request that a machine gets.
+    pub fn put<B>(&self, request: &mut Request<B>) {
+        let headers = request.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, self.protocol.clone());
+        if self.extended {
+            let key = STANDARD.encode(kit::random::bytes::<16>());
+            headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).expect("base 64 is a field's value"));
+            *request.method_mut() = Method::GET;
+        }
+    }
+
+    /// The status and the fields that tell the client of the machine's consent.
+    pub fn consent(&self, headers: &mut HeaderMap) -> StatusCode {
+        if self.extended {
+            headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+            return StatusCode::OK;
+        }
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, self.protocol.clone());
+        StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// The protocol that an HTTP/1.1 request wants to upgrade to. HTTP/2 in the clear is not one of them: it would carry
+/// requests past the edge.
+fn wanted(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+    let asks = headers.get_all(header::CONNECTION).iter().any(|list| has_token(list, "upgrade"));
+    let protocol = headers.get(header::UPGRADE).filter(|_| asks && version == Version::HTTP_11)?;
+    let is_h2c = has_token(protocol, "h2c");
+    (!is_h2c && !protocol.as_bytes().contains(&b',')).then(|| protocol.clone())
+}

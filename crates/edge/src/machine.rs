@@ -1,0 +1,258 @@
+//! What the edge itself knows of a machine: what is under way to it, and whether more may begin.
+//!
+//! A request first counts itself ([`Target::lease`]) and then looks whether the machine is open; whoever closes a machine
+//! first closes it and then looks at the count. So once a machine is closed and its count is zero, nothing is under way
+//! to it and nothing can begin.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use model::{AppName, MachineId};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use crate::{journal::Allowance, upstream::Pool};
+
+/// How long a machine is avoided after its first failure in a row; twice as long after each further one.
+const SUSPECT_FIRST: Duration = Duration::from_millis(500);
+const SUSPECT_AT_MOST: Duration = Duration::from_secs(10);
+
+/// A machine.
+pub struct Machine {
+    /// Which.
+    pub id: MachineId,
+    open: AtomicBool,
+    /// Grows each time it is closed: what belongs to an earlier life is not used again.
+    epoch: AtomicU64,
+    under_way: AtomicUsize,
+    settled: Notify,
+    closing: watch::Sender<bool>,
+    ready_since: Mutex<Instant>,
+}
+
+impl Machine {
+    /// A machine that takes nothing yet.
+    pub fn new(id: MachineId) -> Self {
+        Self {
+            id,
+            open: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+            settled: Notify::new(),
+            closing: watch::Sender::new(false),
+            ready_since: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Lets traffic begin.
+    pub fn open(&self) {
+        if !self.open.load(SeqCst) {
+            *self.ready_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            self.closing.send_replace(false);
+            self.open.store(true, SeqCst);
+        }
+    }
+
+    /// Lets nothing more begin. Tells whether it was open.
+    pub fn close(&self) -> bool {
+        let was_open = self.open.swap(false, SeqCst);
+        if was_open {
+            self.epoch.fetch_add(1, SeqCst);
+        }
+        was_open
+    }
+
+    /// Which of its lives this is.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(SeqCst)
+    }
+
+    /// How many requests and connections are under way to it.
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(SeqCst)
+    }
+
+    /// How long it has been ready.
+    pub fn ready_for(&self) -> Duration {
+        self.ready_since.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Asks long-lived connections that can be ended in good order to end.
+    pub fn ask_to_close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Tells when long-lived connections shall end.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Waits until nothing is under way to it.
+    pub async fn settled(&self) {
+        loop {
+            let mut notified = std::pin::pin!(self.settled.notified());
+            notified.as_mut().enable();
+            if self.under_way() == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// An app: what its requests share.
+pub struct AppState {
+    /// Which.
+    pub name: AppName,
+    /// How many requests wait for a machine.
+    pub held: AtomicUsize,
+    /// How much may be written to its log.
+    pub allowance: Mutex<Allowance>,
+}
+
+impl AppState {
+    /// An app for which nothing waits.
+    pub fn new(name: AppName) -> Self {
+        Self { name, held: AtomicUsize::new(0), allowance: Mutex::default() }
+    }
+}
+
+/// A port of a machine, as it is dialed.
+pub struct Target {
+    /// The machine.
+    pub machine: Arc<Machine>,
+    /// Where its own host reaches the port.
+    pub address: SocketAddr,
+    /// Connections that can be used again.
+    pub pool: Arc<Pool>,
+    /// Told each time that a place becomes free; shared by the machines of one service.
+    pub freed: Arc<Notify>,
+    load: AtomicU32,
+    trouble: Mutex<Trouble>,
+}
+
+/// Failures in a row, and until when the target is avoided for them.
+#[derive(Default)]
+struct Trouble {
+    failures: u32,
+    until: Option<Instant>,
+}
+
+impl Target {
+    /// A target without load.
+    pub fn new(machine: Arc<Machine>, address: SocketAddr, freed: Arc<Notify>) -> Self {
+        let (load, trouble) = (AtomicU32::new(0), Mutex::default());
+        Self { machine, address, pool: Arc::default(), freed, load, trouble }
+    }
+
+    /// How many requests and connections are under way to it.
+    pub fn load(&self) -> u32 {
+        self.load.load(SeqCst)
+    }
+
+    /// Whether it failed a moment ago.
+    pub fn is_suspect(&self) -> bool {
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        trouble.until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// It could not be reached: it is avoided for a while where there is another.
+    pub fn failed(&self) {
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = SUSPECT_FIRST.saturating_mul(1 << trouble.failures.min(10)).min(SUSPECT_AT_MOST);
+        trouble.failures += 1;
+        trouble.until = Some(Instant::now() + pause);
+    }
+
+    /// It was reached.
+    pub fn worked(&self) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Trouble::default();
+    }
+
+    /// Takes one place, if the machine is open and below its hard limit.
+    pub fn lease(self: &Arc<Self>, hard_limit: Option<u32>) -> Option<Lease> {
+        let limit = hard_limit.unwrap_or(u32::MAX);
+        self.load.fetch_update(SeqCst, SeqCst, |load| (load < limit).then_some(load + 1)).ok()?;
+        self.machine.under_way.fetch_add(1, SeqCst);
+        if !self.machine.open.load(SeqCst) {
+            self.release();
+            return None;
+        }
+        Some(Lease { target: self.clone(), epoch: self.machine.epoch() })
+    }
+
+    fn release(&self) {
+        self.load.fetch_sub(1, SeqCst);
+        if self.machine.under_way.fetch_sub(1, SeqCst) == 1 {
+            self.machine.settled.notify_waiters();
+        }
+    }
+}
+
+/// One request or connection under way. Dropping it gives the place free.
+pub struct Lease {
+    /// Where it goes.
+    pub target: Arc<Target>,
+    /// The life of the machine that it began in.
+    pub epoch: u64,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.target.release();
+        self.target.freed.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> Arc<Target> {
+        let machine = Arc::new(Machine::new(MachineId::from_random([1; 7])));
+        Arc::new(Target::new(machine, ([127, 0, 0, 1], 1).into(), Arc::default()))
+    }
+
+    #[test]
+    fn nothing_begins_on_a_closed_machine_or_beyond_its_hard_limit() {
+        let target = target();
+        assert!(target.lease(None).is_none());
+        target.machine.open();
+        let one = target.lease(Some(1)).unwrap();
+        assert!(target.lease(Some(1)).is_none());
+        assert_eq!((target.load(), target.machine.under_way()), (1, 1));
+        drop(one);
+        assert!(target.lease(Some(1)).is_some());
+        target.machine.close();
+        assert!(target.lease(None).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_machine_settles_with_its_last_lease() {
+        let target = target();
+        target.machine.settled().await;
+        target.machine.open();
+        let leases = [target.lease(None).unwrap(), target.lease(None).unwrap()];
+        let machine = target.machine.clone();
+        let waiting = tokio::spawn(async move { machine.settled().await });
+        drop(leases);
+        waiting.await.unwrap();
+    }
+
+    #[test]
+    fn a_target_that_failed_is_suspect_until_it_works() {
+        let target = target();
+        target.failed();
+        assert!(target.is_suspect());
+        target.worked();
+        assert!(!target.is_suspect());
+    }
+}

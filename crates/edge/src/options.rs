@@ -1,0 +1,122 @@
+//! What the edge is told at its start.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use api::internal::LogSink;
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
+use hyper::{Request, Response, body::Incoming};
+use model::Region;
+use tower::{Service, ServiceExt};
+
+/// An error of any kind, as bodies carry it.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What the edge is told at its start.
+pub struct EdgeOptions {
+    /// Where plain HTTP is listened for. These stand for the public port 80.
+    pub http: Vec<SocketAddr>,
+    /// Where TLS is listened for. These stand for the public port 443.
+    pub https: Vec<SocketAddr>,
+    /// The platform's domain: an app is reached as `<app>.<domain>`.
+    pub domain: String,
+    /// Where this edge runs.
+    pub region: Region,
+    /// The directory of the local certificate authority; made if it is missing.
+    pub keys: PathBuf,
+    /// Who runs where.
+    pub catalog: catalog::Reader,
+    /// Where an app is told what went wrong with its traffic.
+    pub logs: Arc<dyn LogSink>,
+    /// The platform's own services by the first label of their host name: `registry` is `registry.<domain>`. They come
+    /// before apps of the same name.
+    pub platform: BTreeMap<String, PlatformHost>,
+    /// Ports that are never opened for apps.
+    pub reserved_ports: BTreeSet<u16>,
+    /// The port that clients use for HTTPS, if it is not the one listened on.
+    pub public_https_port: Option<u16>,
+    /// How much, how long.
+    pub bounds: Bounds,
+}
+
+/// How much of everything, and how long.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Connections of clients at a time.
+    pub connections: usize,
+    /// Connections of one source (an IPv4 address, an IPv6 /64) at a time.
+    pub connections_per_source: usize,
+    /// Bytes of a request's header.
+    pub header_bytes: usize,
+    /// From the first byte of a TLS handshake to its end.
+    pub handshake: Duration,
+    /// From the start of waiting for a request (HTTP/1) to the end of its header.
+    pub header: Duration,
+    /// A connection without a request under way.
+    pub idle: Duration,
+    /// How long a request waits for a machine that is on its way up.
+    pub hold: Duration,
+    /// How many requests of one app wait at a time.
+    pub held_per_app: usize,
+    /// How long a request waits while all machines are at their hard limit.
+    pub queue: Duration,
+    /// How long after its start a machine may refuse connections before that counts as the app's fault.
+    pub startup_grace: Duration,
+    /// From dialing a machine to the connection.
+    pub connect: Duration,
+    /// From the end of a request to the header of its answer.
+    pub answer: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            connections: 32_768,
+            connections_per_source: 8_192,
+            header_bytes: 64 * 1024,
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(60),
+            idle: Duration::from_secs(75),
+            hold: Duration::from_secs(60),
+            held_per_app: 1_000,
+            queue: Duration::from_secs(30),
+            startup_grace: Duration::from_secs(30),
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(600),
+        }
+    }
+}
+
+type PlatformAnswer = Response<UnsyncBoxBody<Bytes, BoxError>>;
+
+/// A service of the platform itself, answered inside this process.
+#[derive(Clone)]
+pub struct PlatformHost(Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, PlatformAnswer> + Send + Sync>);
+
+impl PlatformHost {
+    /// Answers with a tower service, such as an `axum::Router`.
+    pub fn new<S, B>(service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self(Arc::new(move |request| {
+            let answer = service.clone().oneshot(request);
+            answer.map(|Ok(answer)| answer.map(|body| body.map_err(Into::into).boxed_unsync())).boxed()
+        }))
+    }
+
+    pub(crate) fn answer(&self, request: Request<Incoming>) -> BoxFuture<'static, PlatformAnswer> {
+        self.0(request)
+    }
+}

@@ -1,0 +1,265 @@
+//! What can go wrong with a request or a connection: a stable code, whose fault it is, what to do next.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use model::{AppName, MachineId};
+use thiserror::Error;
+
+/// Who has to act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Whoever sent the request.
+    Client,
+    /// Whoever runs the app.
+    App,
+    /// Whoever runs the platform.
+    Platform,
+}
+
+impl Fault {
+    /// The word for programs.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::App => "app",
+            Self::Platform => "platform",
+        }
+    }
+}
+
+/// Why a request or a connection is not carried. `Display` says what happened and why; [`Self::hint`] what to do.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// The host is not one of the platform's.
+    #[error("no app answers to {host}: there is none of this name here, or it has no machine")]
+    UnknownHost {
+        /// The host that was asked for.
+        host: String,
+    },
+    /// The request names no host, two hosts, or something that is none.
+    #[error("the request does not say which host it is for: {reason}")]
+    BadHost {
+        /// What is wrong.
+        reason: &'static str,
+    },
+    /// The app offers nothing on this port in this way.
+    #[error("{app} offers no {what} on port {port}")]
+    NotOffered {
+        /// The app.
+        app: AppName,
+        /// The public port.
+        port: u16,
+        /// What was asked for: `HTTP`, `HTTPS`.
+        what: &'static str,
+    },
+    /// `CONNECT`: this is not a forward proxy.
+    #[error("CONNECT is not answered: this is no forward proxy")]
+    Connect,
+    /// The request's host is not the one that the connection was secured for.
+    #[error("this connection was secured for {secured}, not for {host}")]
+    Misdirected {
+        /// The server name of the TLS handshake.
+        secured: String,
+        /// The host of the request.
+        host: String,
+    },
+    /// No machine takes traffic, and none will by itself.
+    #[error("{app} has no machine that takes traffic ({machines})")]
+    NoMachine {
+        /// The app.
+        app: AppName,
+        /// Its machines by state, in words.
+        machines: String,
+    },
+    /// A machine was on its way up and did not arrive.
+    #[error("{app} did not become ready within {} s ({machines})", waited.as_secs())]
+    NotReady {
+        /// The app.
+        app: AppName,
+        /// How long was waited.
+        waited: Duration,
+        /// Its machines by state, in words.
+        machines: String,
+    },
+    /// Every machine is at its hard limit, and stayed there.
+    #[error("every machine of {app} is at its hard limit, for {} s now", waited.as_secs())]
+    Full {
+        /// The app.
+        app: AppName,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Too many wait already.
+    #[error("too many requests wait for a machine of {app} already")]
+    TooManyWaiting {
+        /// The app.
+        app: AppName,
+    },
+    /// The machine refuses the connection.
+    #[error("machine {machine} refused the connection to port {port}: the app does not listen on 0.0.0.0:{port}")]
+    ConnectRefused {
+        /// The machine.
+        machine: MachineId,
+        /// The port inside the guest.
+        port: u16,
+    },
+    /// The machine does not answer.
+    #[error("machine {machine} could not be reached on port {port}: {reason}")]
+    Unreachable {
+        /// The machine.
+        machine: MachineId,
+        /// The port inside the guest.
+        port: u16,
+        /// What the system said.
+        reason: String,
+    },
+    /// The connection ended before an answer came.
+    #[error("machine {machine} closed the connection before it answered: {reason}")]
+    ClosedEarly {
+        /// The machine.
+        machine: MachineId,
+        /// What the connection said.
+        reason: String,
+    },
+    /// The connection broke in the middle of an answer.
+    #[error("machine {machine} broke off in the middle of an answer: {reason}")]
+    BrokenOff {
+        /// The machine.
+        machine: MachineId,
+        /// What the connection said.
+        reason: String,
+    },
+    /// What came is not HTTP.
+    #[error("machine {machine} answered with something that is not {protocol}: {reason}")]
+    BadAnswer {
+        /// The machine.
+        machine: MachineId,
+        /// What was expected: `HTTP/1.1`, `HTTP/2`.
+        protocol: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No answer came in time.
+    #[error("machine {machine} did not answer within {} s", waited.as_secs())]
+    NoAnswer {
+        /// The machine.
+        machine: MachineId,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The client broke off while its request was being sent.
+    #[error("the client broke off before its request was complete: {reason}")]
+    ClientGone {
+        /// What the connection said.
+        reason: String,
+    },
+    /// Several machines were tried, none took it.
+    #[error("no machine took it in {attempts} attempts; the last one: {last}")]
+    Exhausted {
+        /// How often it was tried.
+        attempts: u32,
+        /// What happened last.
+        last: Box<Refusal>,
+    },
+}
+
+impl Refusal {
+    /// The stable code, for logs, pages and programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownHost { .. } => "PH01",
+            Self::BadHost { .. } => "PH02",
+            Self::NotOffered { .. } => "PH03",
+            Self::Connect => "PH04",
+            Self::Misdirected { .. } => "PH05",
+            Self::ClientGone { .. } => "PH06",
+            Self::NoMachine { .. } => "PR01",
+            Self::Exhausted { .. } => "PR03",
+            Self::NotReady { .. } => "PR04",
+            Self::Full { .. } => "PL01",
+            Self::TooManyWaiting { .. } => "PL02",
+            Self::ConnectRefused { .. } => "PC01",
+            Self::Unreachable { .. } => "PC02",
+            Self::ClosedEarly { .. } => "PC03",
+            Self::BrokenOff { .. } => "PC05",
+            Self::BadAnswer { protocol: "HTTP/2", .. } => "PU01",
+            Self::BadAnswer { .. } => "PU02",
+            Self::NoAnswer { .. } => "PU03",
+        }
+    }
+
+    /// The status of the answer (RFC 9110).
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::UnknownHost { .. } | Self::NotOffered { .. } => StatusCode::NOT_FOUND,
+            Self::BadHost { .. } | Self::ClientGone { .. } => StatusCode::BAD_REQUEST,
+            Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full { .. } | Self::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoAnswer { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Exhausted { last, .. } => last.status(),
+            _ => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Who has to act.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::UnknownHost { .. } | Self::BadHost { .. } | Self::Connect => Fault::Client,
+            Self::Misdirected { .. } | Self::ClientGone { .. } => Fault::Client,
+            Self::Unreachable { .. } => Fault::Platform,
+            Self::Exhausted { last, .. } => last.fault(),
+            _ => Fault::App,
+        }
+    }
+
+    /// What to do next.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::UnknownHost { .. } => {
+                "Check the address. `dunlin apps list` shows the apps, `dunlin deploy` makes one."
+            }
+            Self::BadHost { .. } => "Send one Host field (or :authority) with a host name.",
+            Self::NotOffered { .. } => "Add the port to [http_service] or [[services]] in fly.toml and deploy again.",
+            Self::Connect => "Send the request to the app's own address.",
+            Self::Misdirected { .. } => "Open another connection for the other host.",
+            Self::NoMachine { .. } => "Start one with `dunlin machine start`, or deploy with `dunlin deploy`.",
+            Self::NotReady { .. } => {
+                "See `dunlin status` and `dunlin logs`: the app does not start, or its checks fail."
+            }
+            Self::Full { .. } | Self::TooManyWaiting { .. } => {
+                "Try again later. `dunlin scale count` adds machines; hard_limit in fly.toml is the bound of one."
+            }
+            Self::ConnectRefused { .. } => {
+                "Make the app listen on 0.0.0.0 (not on 127.0.0.1) and on the internal_port of fly.toml."
+            }
+            Self::Unreachable { .. } => "See `dunlin machine status` and the host's own log.",
+            Self::ClosedEarly { .. } | Self::BrokenOff { .. } => {
+                "See `dunlin logs`: the app crashed or closed the connection."
+            }
+            Self::BadAnswer { protocol: "HTTP/2", .. } => {
+                "Make the app speak HTTP/2 without TLS, or take h2_backend out of fly.toml."
+            }
+            Self::BadAnswer { .. } => "Make the app speak HTTP on its internal_port, or take the http handler out.",
+            Self::NoAnswer { .. } => "See `dunlin logs`: the app takes too long.",
+            Self::ClientGone { .. } => "Send the whole request.",
+            Self::Exhausted { last, .. } => last.hint(),
+        }
+    }
+
+    /// The machine it happened at.
+    pub fn machine(&self) -> Option<&MachineId> {
+        match self {
+            Self::ConnectRefused { machine, .. }
+            | Self::Unreachable { machine, .. }
+            | Self::ClosedEarly { machine, .. }
+            | Self::BrokenOff { machine, .. }
+            | Self::BadAnswer { machine, .. }
+            | Self::NoAnswer { machine, .. } => Some(machine),
+            Self::Exhausted { last, .. } => last.machine(),
+            _ => None,
+        }
+    }
+}

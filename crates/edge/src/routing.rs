@@ -1,0 +1,189 @@
+//! The catalog's picture joined with what the edge itself knows: the immutable value that a request reads.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use catalog::{AppRoute, MachineRoute, PortRoute, Snapshot, Standing};
+use model::{AppName, MachineId, Timestamp, machine::ConcurrencyKind};
+
+use tokio::sync::Notify;
+
+use crate::machine::{AppState, Machine, Target};
+
+/// How long a machine that fails its checks, or is kept away from traffic, is still expected to come back.
+const HOPE: Duration = Duration::from_secs(300);
+
+/// What a request is routed by. Immutable.
+#[derive(Default)]
+pub struct Routing {
+    /// The catalog's picture.
+    pub snapshot: Arc<Snapshot>,
+    apps: HashMap<AppName, Arc<App>>,
+    machines: HashMap<MachineId, Arc<Machine>>,
+}
+
+/// An app with its live state.
+pub struct App {
+    /// What the catalog says of it.
+    pub route: Arc<AppRoute>,
+    /// What its requests share.
+    pub state: Arc<AppState>,
+    ready: BTreeMap<u16, Vec<Candidate>>,
+}
+
+/// A ready machine behind a public port.
+pub struct Candidate {
+    /// Where it is dialed.
+    pub target: Arc<Target>,
+    /// Speak HTTP/2 with prior knowledge to it.
+    pub h2: bool,
+    /// Connections to it may be used for one request after another.
+    pub reuse: bool,
+    /// Above it, others are preferred.
+    pub soft_limit: u32,
+    /// Never more than this at a time.
+    pub hard_limit: Option<u32>,
+}
+
+impl Routing {
+    /// An app by name.
+    pub fn app(&self, name: &str) -> Option<&Arc<App>> {
+        self.apps.get(name)
+    }
+
+    /// A machine that the edge knows, whether or not the catalog still does.
+    pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
+        self.machines.get(id)
+    }
+}
+
+impl App {
+    /// What the app offers on a public port.
+    pub fn port(&self, port: u16) -> Option<&PortRoute> {
+        self.route.ports.get(&port)
+    }
+
+    /// The machines that take traffic on a public port.
+    pub fn ready(&self, port: u16) -> &[Candidate] {
+        self.ready.get(&port).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a machine may soon take traffic on a public port, though none does now.
+    pub fn is_expected(&self, port: u16, now: Timestamp) -> bool {
+        let Some(route) = self.port(port) else { return false };
+        let fresh = |since: Timestamp| now.0.saturating_sub(since.0) < HOPE.as_millis() as u64;
+        route.backends.iter().any(|backend| match backend.machine.standing {
+            Standing::Ready | Standing::Coming => true,
+            Standing::Failing { since } | Standing::Cordoned { since } => fresh(since),
+            Standing::Away => false,
+        })
+    }
+
+    /// Its machines by state, in words: `1 starting, 2 stopped`.
+    pub fn machines_in_words(&self) -> String {
+        let mut states: BTreeMap<String, usize> = BTreeMap::new();
+        for machine in &self.route.machines {
+            *states.entry(in_words(machine)).or_default() += 1;
+        }
+        let words: Vec<String> = states.into_iter().map(|(state, count)| format!("{count} {state}")).collect();
+        words.join(", ")
+    }
+}
+
+fn in_words(machine: &MachineRoute) -> String {
+    match machine.standing {
+        Standing::Failing { .. } => "failing its checks".into(),
+        Standing::Cordoned { .. } => "cordoned".into(),
+        _ => machine.state.to_string(),
+    }
+}
+
+/// Live state by identity: it outlives every picture that shows it.
+#[derive(Default)]
+pub struct Registry {
+    machines: HashMap<MachineId, Entry>,
+    apps: HashMap<AppName, Shared>,
+}
+
+/// What the machines of an app share.
+struct Shared {
+    state: Arc<AppState>,
+    /// Who waits for a place, by the port inside the guest.
+    freed: BTreeMap<u16, Arc<Notify>>,
+}
+
+struct Entry {
+    machine: Arc<Machine>,
+    targets: BTreeMap<SocketAddr, Arc<Target>>,
+}
+
+impl Registry {
+    /// Joins a picture with the live state. Machines that are no longer ready are closed before this returns.
+    pub fn join(&mut self, snapshot: Arc<Snapshot>) -> Routing {
+        self.close_and_open(&snapshot);
+        self.forget(&snapshot);
+        let apps = snapshot.apps.values().map(|route| (route.name.clone(), Arc::new(self.app(route)))).collect();
+        let machines = self.machines.iter().map(|(id, entry)| (id.clone(), entry.machine.clone())).collect();
+        Routing { snapshot, apps, machines }
+    }
+
+    fn close_and_open(&mut self, snapshot: &Snapshot) {
+        let ready: HashMap<&MachineId, bool> =
+            snapshot.machines().map(|machine| (&machine.id, machine.is_ready())).collect();
+        for (id, entry) in &self.machines {
+            if !ready.get(id).copied().unwrap_or(false) && entry.machine.close() {
+                entry.targets.values().for_each(|target| target.pool.clear());
+            }
+        }
+        for (id, _) in ready.into_iter().filter(|(_, ready)| *ready) {
+            self.entry(id).machine.open();
+        }
+    }
+
+    /// Forgets what is gone and has nothing under way.
+    fn forget(&mut self, snapshot: &Snapshot) {
+        let known: HashMap<&MachineId, ()> = snapshot.machines().map(|machine| (&machine.id, ())).collect();
+        self.machines.retain(|id, entry| known.contains_key(id) || entry.machine.under_way() > 0);
+        self.apps.retain(|name, shared| snapshot.apps.contains_key(name) || Arc::strong_count(&shared.state) > 1);
+    }
+
+    fn entry(&mut self, id: &MachineId) -> &mut Entry {
+        self.machines
+            .entry(id.clone())
+            .or_insert_with(|| Entry { machine: Arc::new(Machine::new(id.clone())), targets: BTreeMap::new() })
+    }
+
+    fn app(&mut self, route: &Arc<AppRoute>) -> App {
+        let name = route.name.clone();
+        let shared = self.apps.entry(name.clone());
+        let new = || Shared { state: Arc::new(AppState::new(name)), freed: BTreeMap::new() };
+        let state = shared.or_insert_with(new).state.clone();
+        let ready = route.ports.iter().map(|(port, offered)| (*port, self.ready(&route.name, offered))).collect();
+        App { route: route.clone(), state, ready }
+    }
+
+    fn ready(&mut self, app: &AppName, port: &PortRoute) -> Vec<Candidate> {
+        let ready = port.backends.iter().filter(|backend| backend.machine.is_ready());
+        let candidates = ready.map(|backend| Candidate {
+            target: self.target(app, &backend.machine, backend.internal_port),
+            h2: backend.h2,
+            reuse: backend.counts == ConcurrencyKind::Requests,
+            soft_limit: backend.soft_limit,
+            hard_limit: backend.hard_limit,
+        });
+        candidates.collect()
+    }
+
+    fn target(&mut self, app: &AppName, machine: &MachineRoute, port: u16) -> Arc<Target> {
+        let shared = self.apps.get_mut(app).map(|shared| shared.freed.entry(port).or_default().clone());
+        let freed = shared.unwrap_or_default();
+        let address = SocketAddr::new(IpAddr::V4(machine.host_local), port);
+        let entry = self.entry(&machine.id);
+        let target = entry.targets.entry(address);
+        target.or_insert_with(|| Arc::new(Target::new(entry.machine.clone(), address, freed))).clone()
+    }
+}

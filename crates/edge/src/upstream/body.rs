@@ -1,0 +1,53 @@
+//! A request's body on its way to a machine. It tells when it has been sent whole.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
+
+/// A request's body.
+#[derive(Default)]
+pub struct RequestBody {
+    inner: Option<Incoming>,
+    sent: Option<oneshot::Sender<()>>,
+}
+
+impl RequestBody {
+    /// A body as it comes from the client.
+    pub fn new(inner: Incoming) -> Self {
+        Self { inner: Some(inner), sent: None }
+    }
+
+    /// Resolves once the body has been sent whole, or is given up.
+    pub fn sent(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.sent = (!self.is_end_stream()).then_some(sender);
+        receiver
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        if frame.is_none() || self.is_end_stream() {
+            self.sent = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+    }
+}
