@@ -21,4 +21,7 @@ pub mod vmm;
 
 pub use net::{InvalidPool, Ipv4Pool};
 pub use node::{LocalNode, OpenError};
-pub use options::{InvalidTag, Machinery, NodeOptions, StepProbe, Tag};
+pub use options::{FIRST_UID, InvalidTag, Machinery, NodeOptions, StepProbe, Tag};
+
+/// The guest's init: a static program that this crate's build script makes.
+pub const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));

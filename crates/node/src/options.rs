@@ -59,7 +59,7 @@ impl NodeOptions {
             region,
             tag: Tag("0".into()),
             machine_pool: "10.201.0.0/16".parse().expect("it is a range"),
-            first_uid: 900_000,
+            first_uid: FIRST_UID,
             machinery,
             overlay_size_gb: 8,
             boot_timeout: Duration::from_secs(60),
@@ -71,6 +71,10 @@ impl NodeOptions {
         }
     }
 }
+
+/// The first of the users that virtual machine monitors run as, unless another is chosen: above those of people,
+/// services and the usual ranges of user namespaces.
+pub const FIRST_UID: u32 = 900_000;
 
 /// What runs virtual machines.
 #[derive(Clone)]
