@@ -1,1 +1,122 @@
-//! The `control` room.
+//! The control plane: what users want, stored and carried out.
+//!
+//! ```text
+//!  client ──HTTP──▶ http (doors: convert, call) ──▶ domain: apps, machines, secrets, deploy ──▶ store (SQLite)
+//!                                                          │                    ▲
+//!                          intent, stored before it is told│                    │ deployments, one worker per app
+//!                                                          ▼                    │
+//!                                                     Node (port) ── views ──▶ run
+//! ```
+//!
+//! Who asks is found out once, at the door ([`auth`]); from there on every row is reached through what the caller may
+//! see. Doing takes place in the background, owned by [`Control::run`]: whoever asked may go away.
+//!
+//! The store opens first, because the image room asks it who may use a repository, while the control plane asks the
+//! image room for images:
+//!
+//! ```text
+//! let store = Store::open(data_dir).await?;                 // implements RegistryAccess and ImagesInUse
+//! let images = …(Arc::new(store.clone()));
+//! let control = Control::open(options, store, ports).await?;
+//! ```
+
+mod apps;
+mod auth;
+mod deploy;
+mod error;
+mod http;
+mod image;
+mod machines;
+mod platform;
+mod registry;
+mod run;
+mod secrets;
+mod store;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use api::internal::{Drain, ImageResolver, LogQuery, LogSink, Node};
+use kit::seal::SealingKey;
+use model::Region;
+use tokio_util::sync::CancellationToken;
+
+pub use deploy::Tempo;
+pub use error::{ControlError, Error};
+pub use http::openapi;
+pub use store::Store;
+
+/// What the control plane tells about the platform it stands in.
+#[derive(Debug, Clone)]
+pub struct ControlOptions {
+    /// This host's region.
+    pub region: Region,
+    /// Apps are reached as `<app>.<domain>`.
+    pub domain: String,
+    /// The public HTTP port.
+    pub http_port: u16,
+    /// The public HTTPS port.
+    pub https_port: u16,
+    /// Hosts, each with its port, by which clients name the platform's own registry; the first is the one shown.
+    pub registry_hosts: Vec<String>,
+    /// The version of `dunlin`.
+    pub version: String,
+    /// How long deployments look at machines.
+    pub tempo: Tempo,
+}
+
+/// The other rooms.
+#[derive(Clone)]
+pub struct Ports {
+    /// Runs machines.
+    pub node: Arc<dyn Node>,
+    /// Finds images.
+    pub images: Arc<dyn ImageResolver>,
+    /// Knows when a machine has nothing under way.
+    pub drain: Arc<dyn Drain>,
+    /// Reads app logs.
+    pub logs: Arc<dyn LogQuery>,
+    /// Takes what the control plane has to say about apps.
+    pub log_sink: Arc<dyn LogSink>,
+    /// Seals secrets.
+    pub sealing_key: SealingKey,
+}
+
+/// The control plane.
+pub struct Control {
+    options: ControlOptions,
+    ports: Ports,
+    store: Store,
+    /// Taken while an intent is stored and told to the node.
+    intents: tokio::sync::Mutex<()>,
+    first_token: Mutex<Option<String>>,
+    stop: CancellationToken,
+}
+
+impl Control {
+    /// Opens the control plane on its store. Nothing is done before [`Control::run`].
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn open(options: ControlOptions, store: Store, ports: Ports) -> Result<Arc<Self>, ControlError> {
+        let first_token = Mutex::new(auth::first_token(&store).await?);
+        let (intents, stop) = (tokio::sync::Mutex::new(()), CancellationToken::new());
+        Ok(Arc::new(Self { options, ports, store, intents, first_token, stop }))
+    }
+
+    /// The administrator's token, if nobody has been shown one yet. Once it has been shown, say so with
+    /// [`Control::first_token_shown`]; until then every start makes a new one in its place, so that a crash between
+    /// making and showing locks nobody out.
+    pub fn first_token(&self) -> Option<String> {
+        self.first_token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The administrator's first token has been shown: from now on it is the one, and it is not told again.
+    ///
+    /// # Errors
+    /// If the store fails.
+    pub async fn first_token_shown(&self) -> Result<(), ControlError> {
+        store::tokens::set_shown(&self.store).await?;
+        self.first_token.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(())
+    }
+}
