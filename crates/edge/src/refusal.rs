@@ -249,6 +249,11 @@ impl Refusal {
         }
     }
 
+    /// Whether nothing that follows on the connection can be trusted to be a request.
+    pub(crate) fn ends_connection(&self) -> bool {
+        matches!(self, Self::BadHost { .. } | Self::Connect)
+    }
+
     /// The machine it happened at.
     pub fn machine(&self) -> Option<&MachineId> {
         match self {

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, split},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink, split},
     time::timeout,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How long both ends get to close once they have been asked to.
-const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Joins a client's upgraded connection with a machine's until one of them ends or both are asked to.
 /// `busy` keeps the client's connection from lying idle meanwhile.
@@ -55,11 +55,12 @@ async fn join(
         let _ = to_machine.shutdown().await;
     };
     let down = async {
-        let closed_by_us = pass_down(&mut from_machine, &mut to_client, websocket, asked).await;
-        if !closed_by_us {
-            let _ = to_client.shutdown().await;
+        let end = pass_down(&mut from_machine, &mut to_client, websocket, asked).await;
+        match end {
+            End::Asked => drain(&mut from_machine).await,
+            End::Machine => drop(to_client.shutdown().await),
         }
-        closed_by_us
+        end
     };
     let mut up = std::pin::pin!(up);
     let mut down = std::pin::pin!(down);
@@ -67,17 +68,35 @@ async fn join(
     let limit = if websocket { FAREWELL } else { Duration::MAX };
     tokio::select! {
         () = up.as_mut() => { let _ = timeout(limit, down).await; }
-        closed_by_us = down.as_mut() => { let _ = timeout(if closed_by_us { FAREWELL } else { limit }, up).await; }
+        end = down.as_mut() => {
+            if end == End::Machine {
+                let _ = timeout(limit, up).await;
+            }
+        }
     }
 }
 
-/// Passes a machine's bytes on. Returns true if it ended because both ends are asked to close.
+/// Why a machine's bytes are no longer passed on.
+#[derive(PartialEq, Eq)]
+enum End {
+    /// There are no more.
+    Machine,
+    /// Both ends are asked to close; the client has been told.
+    Asked,
+}
+
+/// Waits until a machine has closed, too, but not for long. What it still says came after the goodbye.
+async fn drain(from_machine: &mut (impl AsyncRead + Unpin)) {
+    let _ = timeout(FAREWELL, copy(from_machine, &mut sink())).await;
+}
+
+/// Passes a machine's bytes on.
 async fn pass_down(
     from_machine: &mut (impl AsyncRead + Unpin),
     to_client: &mut (impl AsyncWrite + Unpin),
     websocket: bool,
     asked: impl Future<Output = ()>,
-) -> bool {
+) -> End {
     let mut asked = std::pin::pin!(asked);
     let mut buffer = vec![0; 16 * 1024];
     let mut frames = Frames::default();
@@ -87,7 +106,7 @@ async fn pass_down(
             let farewell: &[u8] = if websocket { &GOING_AWAY } else { &[] };
             let _ = to_client.write_all(farewell).await;
             let _ = to_client.flush().await;
-            return true;
+            return End::Asked;
         }
         let read = tokio::select! {
             read = from_machine.read(&mut buffer) => read,
@@ -100,10 +119,10 @@ async fn pass_down(
             Ok(count) if count > 0 => {
                 frames.feed(&buffer[..count]);
                 if to_client.write_all(&buffer[..count]).await.is_err() || to_client.flush().await.is_err() {
-                    return false;
+                    return End::Machine;
                 }
             }
-            _ => return false,
+            _ => return End::Machine,
         }
     }
 }

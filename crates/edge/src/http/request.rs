@@ -10,7 +10,7 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderMap, Method, Request, Response, StatusCode, Uri, Version,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::body::{Body, Incoming};
@@ -41,10 +41,16 @@ const MAX_RESENDS: u32 = 2;
 /// Answers a request, whatever happens.
 pub async fn answer(context: Arc<Context>, busy: &Busy, request: Request<Incoming>) -> Response<ResponseBody> {
     let id = RequestId::new(&context.region);
-    let format = Format::of(request.headers());
+    let (format, version) = (Format::of(request.headers()), request.version());
     let mut response = match route(&context, busy, &id, request).await {
         Ok(response) => response,
-        Err(refusal) => page::answer(&refusal, format, &id),
+        Err(refusal) => {
+            let mut page = page::answer(&refusal, format, &id);
+            if refusal.ends_connection() && version < Version::HTTP_2 {
+                page.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            page
+        }
     };
     headers::sign(response.headers_mut(), &id);
     response

@@ -1,0 +1,12 @@
+//! The edge as its clients and its machines see it: real listeners, real connections.
+
+mod balance;
+mod curl;
+mod errors;
+mod http;
+mod smuggling;
+mod start;
+mod support;
+mod tcp;
+mod tls;
+mod websocket;

@@ -1,0 +1,169 @@
+//! Requests that two readers may read differently. Each is either refused, or reaches the app as exactly one request
+//! that nobody can read in two ways.
+
+use std::sync::{Arc, Mutex};
+
+use axum::{Router, body::Bytes};
+use http::Request;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::support::*;
+
+/// A program that writes down what it gets.
+fn recorder() -> (Router, Arc<Mutex<Vec<String>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let record = seen.clone();
+    let program = Router::new().fallback(move |request: Request<axum::body::Body>| async move {
+        let (parts, body) = request.into_parts();
+        let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
+        let line = format!("{} {} {}", parts.method, parts.uri.path(), String::from_utf8_lossy(&body));
+        record.lock().unwrap().push(line);
+        "ok"
+    });
+    (program, seen)
+}
+
+/// What a client writes (`%` stands for the app's host), and what the app may see of it: nothing (it is refused), or these requests.
+struct Case {
+    name: &'static str,
+    bytes: &'static str,
+    may_see: &'static [&'static str],
+    status: &'static str,
+}
+
+const fn refused(name: &'static str, bytes: &'static str) -> Case {
+    Case { name, bytes, may_see: &[], status: "400" }
+}
+
+const CASES: &[Case] = &[
+    refused("conflicting lengths", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
+    refused("a list of lengths", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5, 6\r\n\r\nhello!"),
+    refused("a signed length", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: +5\r\n\r\nhello"),
+    refused("a negative length", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: -1\r\n\r\nhello"),
+    refused("a length beyond all bounds", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 99999999999999999999999\r\n\r\n"),
+    refused("chunked is not last", "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+    refused("an unknown coding", "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+    refused("a coding in HTTP/1.0", "POST /a HTTP/1.0\r\nHost: %\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+    refused("a space before the colon", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length : 5\r\n\r\nhello"),
+    refused("a folded line", "GET /a HTTP/1.1\r\nHost: %\r\nX: a\r\n b\r\n\r\n"),
+    refused("a name with a control character", "GET /a HTTP/1.1\r\nHost: %\r\nX\x0b: a\r\n\r\n"),
+    refused("a value with a zero byte", "GET /a HTTP/1.1\r\nHost: %\r\nX: a\0b\r\n\r\n"),
+    refused("two hosts", "GET /a HTTP/1.1\r\nHost: %\r\nHost: other\r\n\r\n"),
+    refused("no host", "GET /a HTTP/1.1\r\n\r\n"),
+    refused("a host with a user", "GET /a HTTP/1.1\r\nHost: user@%\r\n\r\n"),
+    refused("a host with a path", "GET /a HTTP/1.1\r\nHost: %/b\r\n\r\n"),
+    refused("a bare CR in a value", "GET /a HTTP/1.1\r\nHost: %\r\nX: a\rGET /smuggled HTTP/1.1\r\n\r\n"),
+    refused("a space in the target", "GET /a b HTTP/1.1\r\nHost: %\r\n\r\n"),
+    refused("an unknown version", "GET /a HTTP/1.9\r\nHost: %\r\n\r\n"),
+    Case {
+        name: "a forward proxy's request",
+        bytes: "CONNECT %:443 HTTP/1.1\r\nHost: %:443\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: %\r\n\r\n",
+        may_see: &[],
+        status: "405",
+    },
+    Case {
+        name: "the same length twice",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        may_see: &["POST /a hello"],
+        status: "200",
+    },
+    Case {
+        name: "a length and a coding: the coding counts, and the connection ends",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n\
+                5\r\nhello\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: %\r\n\r\n",
+        may_see: &["POST /a hello"],
+        status: "200",
+    },
+    Case {
+        name: "a coding and a length",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked\r\nContent-Length: 60\r\n\r\n\
+                0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: %\r\n\r\n",
+        may_see: &["POST /a "],
+        status: "200",
+    },
+    Case {
+        name: "a chunk with an extension",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked\r\n\r\n5;x=\"y\"\r\nhello\r\n0\r\n\r\n",
+        may_see: &["POST /a hello"],
+        status: "200",
+    },
+    Case {
+        name: "an absolute target outranks the Host field",
+        bytes: "GET http://%/a HTTP/1.1\r\nHost: other.dunlin.localhost\r\n\r\n",
+        may_see: &["GET /a "],
+        status: "200",
+    },
+    Case {
+        name: "the Connection field cannot take away the length",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nConnection: content-length, host\r\nContent-Length: 5\r\n\r\nhello",
+        may_see: &["POST /a hello"],
+        status: "200",
+    },
+];
+
+#[tokio::test]
+async fn no_ambiguous_request_gets_through() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop").limits(model::machine::ConcurrencyKind::Requests, 20, None);
+    let (program, seen) = recorder();
+    let _program = machine.run(program).await;
+    world.know(&[&machine]).await;
+    for case in CASES {
+        seen.lock().unwrap().clear();
+        let mut client = TcpStream::connect(world.http()).await.unwrap();
+        client.write_all(case.bytes.replace('%', &host("shop")).as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        within(client.read_exact(&mut status)).await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        assert_eq!(&String::from_utf8_lossy(&status)[9..], case.status, "{}", case.name);
+        // What follows on the connection is read too before it is looked at what the app saw.
+        client.shutdown().await.unwrap();
+        let _ = within(client.read_to_end(&mut Vec::new())).await;
+        assert_eq!(*seen.lock().unwrap(), case.may_see, "{}", case.name);
+    }
+}
+
+#[tokio::test]
+async fn two_requests_in_one_write_are_two_requests() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let (program, seen) = recorder();
+    let _program = machine.run(program).await;
+    world.know(&[&machine]).await;
+    let mut client = TcpStream::connect(world.http()).await.unwrap();
+    let host = host("shop");
+    let both = format!(
+        "POST /one HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1\r\n\r\nxGET /two HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+    );
+    client.write_all(both.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    within(client.read_to_string(&mut answers)).await.unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), 2, "{answers}");
+    assert_eq!(*seen.lock().unwrap(), ["POST /one x", "GET /two "]);
+}
+
+#[tokio::test]
+async fn fields_of_http_2_cannot_frame_an_http_1_request() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let (program, seen) = recorder();
+    let _program = machine.run(program).await;
+    world.know(&[&machine]).await;
+    let stream = TcpStream::connect(world.http()).await.unwrap();
+    // The h2 crate writes what a careful client would not.
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    for (name, value) in [("transfer-encoding", "chunked"), ("connection", "close"), ("content-length", "100")] {
+        let request = Request::post("http://shop.dunlin.localhost/a").header(name, value).body(()).unwrap();
+        sender = within(sender.ready()).await.unwrap();
+        let sent = sender.send_request(request, false);
+        if let Ok((response, mut body)) = sent {
+            let _ = body.send_data(Bytes::from("GET /smuggled HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n"), true);
+            assert!(within(response).await.is_err_and(|error| error.is_reset()), "{name}");
+        }
+    }
+    let seen = seen.lock().unwrap();
+    assert!(seen.iter().all(|line| !line.starts_with("GET /smuggled")), "{seen:?}");
+}

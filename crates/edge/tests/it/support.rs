@@ -1,0 +1,403 @@
+//! A world to test in: an edge with its catalog, machines whose programs are real servers on loopback addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use api::internal::{LogSink, NodeView};
+use axum::Router;
+use bytes::Bytes;
+use catalog::Publisher;
+use edge::{Bounds, Edge, EdgeOptions, PlatformHost};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Body;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use model::{
+    Addresses, ImageSpec, InstanceId, MachineId, NetworkId, Timestamp,
+    log::LogRecord,
+    machine::{
+        CheckState, CheckStatus, Concurrency, ConcurrencyKind, Handler, HttpOptions, MachineConfig, MachineSpec,
+        MachineState, Observed, Port, SealedSecrets, Service,
+    },
+};
+use tempfile::TempDir;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything here takes, unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Where every program listens in its machine.
+pub const INTERNAL_PORT: u16 = 8080;
+
+/// A loopback address that nothing else uses.
+pub fn fresh_ip() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, SeqCst);
+    Ipv4Addr::new(127, 20 + (std::process::id() % 200) as u8, 1 + (number / 250) as u8, 1 + (number % 250) as u8)
+}
+
+/// Waits for something that takes a moment, but not for ever.
+pub async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+}
+
+/// Asks again and again until it is so.
+pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let asked = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
+/// What the edge wrote into the logs of apps.
+#[derive(Default)]
+pub struct Logs(Mutex<Vec<LogRecord>>);
+
+impl Logs {
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().iter().map(|record| record.message.clone()).collect()
+    }
+
+    pub fn has(&self, code: &str) -> bool {
+        self.lines().iter().any(|line| line.starts_with(&format!("[{code}]")))
+    }
+}
+
+impl LogSink for Logs {
+    fn append(&self, record: LogRecord) {
+        self.0.lock().unwrap().push(record);
+    }
+}
+
+/// An edge and what it knows.
+pub struct World {
+    pub edge: Arc<Edge>,
+    pub logs: Arc<Logs>,
+    pub directory: TempDir,
+    pub ip: Ipv4Addr,
+    publisher: Publisher,
+    view: NodeView,
+}
+
+impl World {
+    pub async fn start() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    /// Patience for machines that are just up is off, unless a test wants it: refusals then come at once.
+    pub async fn with(change: impl FnOnce(&mut EdgeOptions)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let publisher = Publisher::open(directory.path().join("catalog.json"));
+        let (logs, ip) = (Arc::new(Logs::default()), fresh_ip());
+        let mut options = EdgeOptions {
+            http: vec![(ip, 0).into()],
+            https: vec![(ip, 0).into()],
+            domain: "dunlin.localhost".into(),
+            region: "local".parse().unwrap(),
+            keys: directory.path().join("keys"),
+            catalog: publisher.reader(),
+            logs: logs.clone(),
+            platform: BTreeMap::new(),
+            reserved_ports: BTreeSet::new(),
+            public_https_port: None,
+            bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
+        };
+        change(&mut options);
+        let edge = Edge::start(options).await.unwrap();
+        Self { edge, logs, directory, ip, publisher, view: NodeView::default() }
+    }
+
+    pub fn http(&self) -> SocketAddr {
+        self.edge.http_addresses()[0]
+    }
+
+    pub fn https(&self) -> SocketAddr {
+        self.edge.https_addresses()[0]
+    }
+
+    /// Adds or replaces a machine in the view that will be told next.
+    pub fn put(&mut self, machine: &Machine) {
+        self.view.machines.insert(machine.0.spec.id.clone(), Arc::new(machine.0.clone()));
+    }
+
+    pub fn remove(&mut self, machine: &Machine) {
+        self.view.machines.remove(&machine.0.spec.id);
+    }
+
+    /// Tells the view; the edge need not have seen it when this returns.
+    pub fn tell(&mut self) -> u64 {
+        self.view.generation += 1;
+        self.publisher.apply(&self.view);
+        self.view.generation
+    }
+
+    /// Tells the view and waits until the edge routes by it.
+    pub async fn know(&mut self, machines: &[&Machine]) -> u64 {
+        machines.iter().for_each(|machine| self.put(machine));
+        let told = self.tell();
+        let mut generation = self.edge.generation();
+        within(generation.wait_for(|generation| *generation == told)).await.unwrap();
+        told
+    }
+
+    pub fn platform(router: Router) -> PlatformHost {
+        PlatformHost::new(router)
+    }
+
+    /// Fetches a path of an app by plain HTTP/1.1 over a connection of its own.
+    pub async fn get(&self, app: &str, path: &str) -> Answer {
+        self.send(Request::get(path).header("host", host(app)).body(Empty::<Bytes>::new()).unwrap()).await
+    }
+
+    pub async fn send<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        within(send(self.http(), request)).await.expect("the edge answers")
+    }
+}
+
+/// The host of an app.
+pub fn host(app: &str) -> String {
+    format!("{app}.dunlin.localhost")
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub trailers: Option<HeaderMap>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    pub async fn read(response: Response<hyper::body::Incoming>) -> Result<Self, hyper::Error> {
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned();
+        let body = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+        Ok(Self { status: parts.status, headers: parts.headers, trailers, body })
+    }
+}
+
+/// Sends one request over a new HTTP/1.1 connection.
+pub async fn send<B>(address: SocketAddr, request: Request<B>) -> Result<Answer, hyper::Error>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut sender = connect_h1(address).await;
+    let response = sender.send_request(request).await?;
+    Answer::read(response).await
+}
+
+pub async fn connect_h1<B>(address: SocketAddr) -> hyper::client::conn::http1::SendRequest<B>
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    sender
+}
+
+pub async fn connect_h2<B>(address: SocketAddr) -> hyper::client::conn::http2::SendRequest<B>
+where
+    B: Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = TcpStream::connect(address).await.unwrap();
+    let executor = TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+pub fn full(text: &str) -> Full<Bytes> {
+    Full::new(Bytes::copy_from_slice(text.as_bytes()))
+}
+
+/// A machine as its node sees it.
+#[derive(Clone)]
+pub struct Machine(pub Observed);
+
+impl Machine {
+    /// A started machine of an app, at an address of its own, that offers HTTP on both shared ports.
+    pub fn of(app: &str) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let number = NEXT.fetch_add(1, SeqCst) as u64;
+        let id = MachineId::from_random(number.to_be_bytes()[1..].try_into().unwrap());
+        let network = NetworkId(1);
+        let digest = format!("sha256:{}", "a".repeat(64)).parse().unwrap();
+        let machine = Self(Observed {
+            addresses: Addresses { private: network.machine_address(&id), host_local: fresh_ip() },
+            spec: MachineSpec {
+                id,
+                name: "one".into(),
+                org: "personal".parse().unwrap(),
+                app: app.parse().unwrap(),
+                network,
+                region: "local".parse().unwrap(),
+                version: InstanceId::new(number, [0; 10]),
+                image: ImageSpec { reference: "app:1".into(), digest },
+                config: MachineConfig::default(),
+                secrets: SealedSecrets::default(),
+            },
+            state: MachineState::Started,
+            cordoned: false,
+            checks: Vec::new(),
+            events: Vec::new(),
+            last_exit: None,
+            reason: None,
+            isolation: None,
+            created_at: Timestamp(number),
+            updated_at: Timestamp(kit::clock::unix_ms()),
+        });
+        machine.port(80, &[Handler::Http]).port(443, &[Handler::Tls, Handler::Http])
+    }
+
+    /// Offers another public port of the same service.
+    pub fn port(mut self, port: u16, handlers: &[Handler]) -> Self {
+        let services = &mut self.0.spec.config.services;
+        if services.is_empty() {
+            services.push(Service { internal_port: INTERNAL_PORT, ..Service::default() });
+        }
+        services[0].ports.push(Port { port: Some(port), handlers: handlers.to_vec(), ..Port::default() });
+        self
+    }
+
+    pub fn service(mut self, change: impl FnOnce(&mut Service)) -> Self {
+        change(&mut self.0.spec.config.services[0]);
+        self
+    }
+
+    pub fn each_port(self, change: impl Fn(&mut Port)) -> Self {
+        self.service(|service| service.ports.iter_mut().for_each(change))
+    }
+
+    pub fn h2_backend(self) -> Self {
+        self.each_port(|port| {
+            port.http_options = Some(HttpOptions { h2_backend: true, ..HttpOptions::default() });
+        })
+    }
+
+    pub fn limits(self, kind: ConcurrencyKind, soft: u32, hard: Option<u32>) -> Self {
+        self.service(|service| {
+            service.concurrency =
+                Concurrency { kind, soft_limit: Some(soft), hard_limit: hard, ..Concurrency::default() };
+        })
+    }
+
+    pub fn state(mut self, state: MachineState) -> Self {
+        self.0.state = state;
+        self.0.updated_at = Timestamp(kit::clock::unix_ms());
+        self
+    }
+
+    pub fn cordoned(mut self, cordoned: bool) -> Self {
+        self.0.cordoned = cordoned;
+        self.0.updated_at = Timestamp(kit::clock::unix_ms());
+        self
+    }
+
+    pub fn check(mut self, status: CheckState, updated_at: u64) -> Self {
+        let (name, output) = ("servicecheck-00-http-8080".into(), String::new());
+        self.0.checks = vec![CheckStatus { name, status, output, updated_at: Timestamp(updated_at) }];
+        self
+    }
+
+    pub fn id(&self) -> &MachineId {
+        &self.0.spec.id
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.0.addresses.host_local), INTERNAL_PORT)
+    }
+
+    /// Runs a program in it.
+    pub async fn run(&self, program: Router) -> Program {
+        Program::start(self.address(), program).await
+    }
+}
+
+/// A running server. Dropping it kills it with all its connections, as a machine that dies would.
+pub struct Program {
+    stop: CancellationToken,
+    pub accepted: Arc<AtomicUsize>,
+}
+
+impl Program {
+    pub async fn start(address: SocketAddr, router: Router) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let program = Self { stop: CancellationToken::new(), accepted: Arc::default() };
+        let (stop, accepted) = (program.stop.clone(), program.accepted.clone());
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, SeqCst);
+                let service = TowerToHyperService::new(router.clone());
+                connections.spawn(async move {
+                    let mut server = auto::Builder::new(TokioExecutor::new());
+                    server.http2().enable_connect_protocol();
+                    let _ = server.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                });
+            }
+        }));
+        program
+    }
+
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(SeqCst)
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// A program that answers everything with one text.
+pub fn says(text: &'static str) -> Router {
+    Router::new().fallback(move || async move { text })
+}
+
+/// A program that answers with the request's own header fields, a line each.
+pub fn mirror() -> Router {
+    Router::new().fallback(|request: Request<axum::body::Body>| async move {
+        let mut lines: Vec<String> = vec![format!("target: {}", request.uri())];
+        for (name, value) in request.headers() {
+            lines.push(format!("{name}: {}", value.to_str().unwrap()));
+        }
+        Ok::<_, Infallible>(lines.join("\n"))
+    })
+}

@@ -1,0 +1,157 @@
+//! TLS, by the local certificate authority.
+
+use std::{fs, sync::Arc};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use model::machine::{Handler, TlsOptions};
+use rustls::{
+    ClientConfig, ProtocolVersion, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use crate::support::*;
+
+/// A client that trusts the edge's authority, and nobody else.
+fn client(world: &World, alpn: &[&str]) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(world.edge.authority_path()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config
+}
+
+async fn connect(
+    config: ClientConfig,
+    address: std::net::SocketAddr,
+    name: &str,
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+}
+
+async fn fetch(stream: TlsStream<TcpStream>, host: &str) -> Answer {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("/").header("host", host).body(Empty::<Bytes>::new()).unwrap();
+    Answer::read(within(sender.send_request(request)).await.unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_app_is_reached_over_tls_in_both_versions_of_http() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let _program = machine.run(mirror()).await;
+    world.know(&[&machine]).await;
+    let stream = connect(client(&world, &["http/1.1"]), world.https(), &host("shop")).await.unwrap();
+    let answer = fetch(stream, &host("shop")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.body.contains("x-forwarded-proto: https") && answer.body.contains("x-forwarded-ssl: on"));
+
+    let stream = connect(client(&world, &["h2", "http/1.1"]), world.https(), &host("shop")).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    let io = TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("https://shop.dunlin.localhost/").body(Empty::<Bytes>::new()).unwrap();
+    let answer = Answer::read(within(sender.send_request(request)).await.unwrap()).await.unwrap();
+    assert!(answer.body.contains("via: 2 dunlin"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_name_that_nobody_has_still_gets_a_page_but_a_foreign_one_gets_no_handshake() {
+    let world = World::start().await;
+    let stream = connect(client(&world, &[]), world.https(), &host("nobody")).await.unwrap();
+    assert_eq!(fetch(stream, &host("nobody")).await.header("dunlin-error"), "PH01");
+    assert!(connect(client(&world, &[]), world.https(), "www.example.com").await.is_err());
+}
+
+#[tokio::test]
+async fn a_connection_secured_for_one_app_carries_nothing_for_another() {
+    let mut world = World::start().await;
+    let machines = [Machine::of("one"), Machine::of("two")];
+    let _programs = (machines[0].run(says("one")).await, machines[1].run(says("two")).await);
+    world.know(&[&machines[0], &machines[1]]).await;
+    let stream = connect(client(&world, &[]), world.https(), &host("one")).await.unwrap();
+    let answer = fetch(stream, &host("two")).await;
+    assert_eq!((answer.status, answer.header("dunlin-error")), (StatusCode::MISDIRECTED_REQUEST, "PH05"));
+}
+
+#[tokio::test]
+async fn the_authority_is_good_for_the_platforms_domain_only_and_outlives_the_edge() {
+    let world = World::start().await;
+    let keys = world.directory.path().join("keys");
+    assert_eq!(world.edge.authority_path(), keys.join("ca.pem"));
+    let before = fs::read(keys.join("ca.pem")).unwrap();
+    let again = World::with(|options| options.keys = keys.clone()).await;
+    assert_eq!(fs::read(again.edge.authority_path()).unwrap(), before);
+    let elsewhere = World::with(|options| {
+        options.keys = keys.clone();
+        options.domain = "other.localhost".into();
+    })
+    .await;
+    assert_ne!(fs::read(elsewhere.edge.authority_path()).unwrap(), before);
+}
+
+/// A program that sends bytes back.
+async fn echo(machine: &Machine) {
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = stream.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_port_with_tls_alone_passes_the_bytes_inside() {
+    let mut world = World::start().await;
+    let options = TlsOptions {
+        alpn: vec!["mqtt".into()],
+        versions: vec!["TLSv1.2".into()],
+        ..TlsOptions::default()
+    };
+    let machine = Machine::of("broker").port(8883, &[Handler::Tls]).each_port(|port| {
+        if port.port == Some(8883) {
+            port.tls_options = Some(options.clone());
+        }
+    });
+    echo(&machine).await;
+    world.know(&[&machine]).await;
+    let address = (world.ip, 8883).into();
+    let mut stream = connect(client(&world, &["mqtt"]), address, &host("broker")).await.unwrap();
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"mqtt"[..]));
+    stream.write_all(b"bytes").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    within(stream.read_to_end(&mut back)).await.unwrap();
+    assert_eq!(back, b"bytes");
+    assert!(connect(client(&world, &["mqtt"]), address, &host("other")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_handshake_that_takes_too_long_is_cut_off() {
+    let world = World::with(|options| options.bounds.handshake = std::time::Duration::from_millis(50)).await;
+    for beginning in [&b""[..], b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\n"] {
+        let mut stream = TcpStream::connect(world.https()).await.unwrap();
+        stream.write_all(beginning).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = within(stream.read_to_end(&mut rest)).await;
+    }
+}
