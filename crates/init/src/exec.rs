@@ -108,8 +108,8 @@ impl Exec {
 
     /// Sends it, and what it started in the foreground, a signal.
     pub fn signal(&self, signal: i32) {
-        // SAFETY: plain numbers; the process has not been reaped, or its number not been used again.
         if self.exit.is_none() {
+            // SAFETY: plain numbers; the process has not been reaped, so no other has its number.
             unsafe { libc::killpg(self.pid, signal) };
         }
     }

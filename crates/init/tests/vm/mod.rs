@@ -106,9 +106,10 @@ impl Vm {
         Disks(std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap()))
     }
 
-    /// What the guest has written to its console.
-    pub fn console(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.directory.path().join("console")).unwrap_or_default()).into_owned()
+    /// What the guest has written to its console, and QEMU to its standard error.
+    fn console(&self) -> String {
+        let read = |name| fs::read(self.directory.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&[read("console"), read("complaints")].concat()).into_owned()
     }
 }
 
@@ -230,7 +231,8 @@ fn qemu(parts: &Parts, directory: &Path) -> Child {
     ]);
     command.args(["-device", "virtio-serial-device", "-device", "virtserialport,chardev=channel,name=dunlin.0"]);
     command.arg("-chardev").arg(format!("socket,id=channel,path={},server=on,wait=off", path("channel")));
-    command.stdin(Stdio::null()).spawn().unwrap()
+    let complaints = File::create(path("complaints")).unwrap();
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaints).spawn().unwrap()
 }
 
 /// The processor's time stamp counter, which the guest cannot measure in software emulation.
