@@ -1,2 +1,34 @@
-//! The `dunlin` command.
-fn main() {}
+//! The `dunlin` command: the platform (`serve`), what prepares a host for it (`setup`, `doctor`), and its client.
+
+mod cli;
+mod doctor;
+mod host;
+mod serve;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let Cli { globals, command } = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&anyhow::Error::new(error).context("the runtime could not be started")),
+    };
+    let ended = match command {
+        Command::Serve(options) => runtime.block_on(serve::run(*options)),
+        Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Doctor(options) => runtime.block_on(doctor::run(&options, globals.json)),
+        Command::Client(command) => Ok(runtime.block_on(cli::run(globals, command)).into()),
+    };
+    ended.unwrap_or_else(|error| failed(&error))
+}
+
+/// Says what went wrong, with its causes, once.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,26 @@
+//! One platform per data directory.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// Makes the data directory if it is missing and takes it for this process until the answer is dropped.
+pub fn take(data: &Path) -> Result<File> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(data);
+    made.with_context(|| format!("the data directory {} cannot be made", data.display()))?;
+    let path = data.join("dunlin.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        bail!(
+            "another `dunlin serve` already uses {}: end it first, or choose another --data-dir",
+            data.display()
+        );
+    }
+    Ok(file)
+}

@@ -1,0 +1,268 @@
+//! The rooms of a running platform: opened in the order in which they need each other, closed in the reverse.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use api::internal::{Drain, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
+use axum::{
+    Router,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use catalog::Publisher;
+use control::{Control, ControlOptions, Ports, Store, Tempo};
+use edge::{Bounds, Edge, EdgeOptions, PlatformHost};
+use hyper::{Request, body::Incoming};
+use images::{Images, ImagesOptions};
+use kit::{report::Report, seal::SealingKey};
+use logs::{Logs, Retention};
+use names::{Names, NamesOptions};
+use node::{LocalNode, Machinery, NodeOptions};
+use sha2::{Digest, Sha256};
+use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{ServeOptions, resolvers};
+
+/// Time between two collections of images that nothing uses.
+const COLLECT: Duration = Duration::from_secs(600);
+
+/// A running platform.
+pub struct Rooms {
+    images: Arc<Images>,
+    node: Arc<LocalNode>,
+    catalog: Arc<Publisher>,
+    edge: Arc<Edge>,
+    control: Arc<Control>,
+    _names: Option<Names>,
+    api: SocketAddr,
+    /// Ends the tasks below, which belong to no room but join two.
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Rooms {
+    /// Opens everything. What cannot be opened says why; what was opened before it is left to the process's end.
+    pub async fn open(options: &ServeOptions) -> Result<Self> {
+        // The doors first: a port that is taken is the commonest mistake, and nothing has been touched yet.
+        let listener = listen(options.api_listen).await?;
+        let api = listener.local_addr()?;
+        let sealing_key = sealing_key(options)?;
+        let logs = Logs::open(&options.directory("logs")?, Retention::default()).context("the app logs")?;
+        let store = Store::open(&options.data_dir).await.context("the database of the control plane")?;
+        let images = open_images(options, api, &store)?;
+
+        let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.json")));
+        let api_host = SharedRouter::default();
+        let edge = Edge::start(edge_options(options, api, &catalog, &logs, &api_host)?).await?;
+        let node = LocalNode::open(node_options(options, &images, &logs, &sealing_key)?).await?;
+
+        let stop = CancellationToken::new();
+        let mut tasks = vec![tokio::spawn(Arc::clone(&catalog).follow(node.observe(), stop.clone()))];
+
+        let ports = Ports {
+            node: Arc::clone(&node) as Arc<dyn Node>,
+            images: Arc::clone(&images) as Arc<dyn ImageResolver>,
+            drain: Arc::clone(&edge) as Arc<dyn Drain>,
+            logs: Arc::clone(&logs) as Arc<dyn LogQuery>,
+            log_sink: logs as Arc<dyn LogSink>,
+            sealing_key,
+        };
+        let control = Control::open(control_options(options, api, &edge), store.clone(), ports).await?;
+        let names = open_names(&node).await;
+
+        let router = control.router().merge(images.router());
+        api_host.set(router.clone());
+        tasks.push(tokio::spawn(Arc::clone(&control).run()));
+        tasks.push(tokio::spawn(collect(Arc::clone(&images), store, stop.clone())));
+        tasks.push(tokio::spawn(serve_api(listener, router, stop.clone())));
+        Ok(Self { images, node, catalog, edge, control, _names: names, api, stop, tasks })
+    }
+
+    /// Says on standard output what a person needs to go on. `ready` is the last line.
+    pub async fn announce(&self, options: &ServeOptions) -> Result<()> {
+        let (isolation, why) = self.node.isolation();
+        println!("Dunlin {} in region {}", env!("CARGO_PKG_VERSION"), options.region);
+        println!("isolation: {isolation}: {why}");
+        let port = |addresses: &[SocketAddr], usual: u16| match addresses.first().map(SocketAddr::port) {
+            Some(port) if port != usual => format!(":{port}"),
+            _ => String::new(),
+        };
+        println!("apps: http://<app>.{}{}", options.domain, port(self.edge.http_addresses(), 80));
+        println!("      https://<app>.{}{}", options.domain, port(self.edge.https_addresses(), 443));
+        println!("      (certificate authority: {})", self.edge.authority_path().display());
+        println!("API and registry: http://{}", self.api);
+        if let Some(token) = self.control.first_token() {
+            println!("admin token: {token}");
+            println!("             (shown once; sign in with `dunlin auth login`)");
+            self.control.first_token_shown().await?;
+        }
+        println!("ready");
+        Ok(())
+    }
+
+    /// Ends everything: traffic first, then whoever asks for machines, then the node.
+    pub async fn close(self, stop_machines: bool, drain: Duration) -> Result<()> {
+        self.control.shutdown().await;
+        self.edge.shutdown(drain).await;
+        self.images.stop().await;
+        let closed = if stop_machines { self.node.shutdown_and_stop_all().await } else { Ok(self.node.shutdown().await) };
+        self.stop.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the platform died");
+            }
+        }
+        self.catalog.save().context("the catalog could not be saved")?;
+        closed.context("the machines could not all be stopped")
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).await;
+    listener.with_context(|| format!("the API cannot listen on {address}; choose another place with --api-listen"))
+}
+
+fn sealing_key(options: &ServeOptions) -> Result<SealingKey> {
+    let path = options.directory("keys")?.join("sealing.key");
+    SealingKey::load_or_create(&path).with_context(|| format!("the sealing key {}", path.display()))
+}
+
+fn open_images(options: &ServeOptions, api: SocketAddr, store: &Store) -> Result<Arc<Images>> {
+    let mut images = ImagesOptions::new(&options.data_dir, Arc::new(store.clone()));
+    images.own_hosts = registry_hosts(options, api);
+    Ok(Images::open(images)?)
+}
+
+/// The names by which clients call the platform's own registry; the first is the one that is shown.
+fn registry_hosts(options: &ServeOptions, api: SocketAddr) -> Vec<String> {
+    let shown = if api.ip().is_unspecified() { format!("127.0.0.1:{}", api.port()) } else { api.to_string() };
+    let mut hosts = vec![shown];
+    hosts.extend(["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{}", api.port())));
+    hosts.push(format!("registry.{}", options.domain));
+    hosts.push(format!("registry.{}:{}", options.domain, options.https_port));
+    hosts
+}
+
+fn node_options(
+    options: &ServeOptions,
+    images: &Arc<Images>,
+    logs: &Arc<Logs>,
+    sealing_key: &SealingKey,
+) -> Result<NodeOptions> {
+    let machinery = Machinery::Choose { driver: options.driver(), kernel: options.kernel(), init: node::INIT };
+    let rootfs = Arc::clone(images) as Arc<dyn RootfsSource>;
+    let logs = Arc::clone(logs) as Arc<dyn LogSink>;
+    let (data, region) = (options.data_dir.clone(), options.region.clone());
+    let mut node = NodeOptions::new(data, region, machinery, sealing_key.clone(), rootfs, logs);
+    node.tag = instance_tag(&options.data_dir)?.parse()?;
+    node.machine_pool = options.machine_pool;
+    Ok(node)
+}
+
+/// Tells this platform's taps and tables from those of another one on the same host: the data directory's own name.
+fn instance_tag(data: &Path) -> Result<String> {
+    let path = data.canonicalize().with_context(|| format!("the data directory {}", data.display()))?;
+    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
+    Ok(hex::encode(&digest[..3]))
+}
+
+fn edge_options(
+    options: &ServeOptions,
+    api: SocketAddr,
+    catalog: &Publisher,
+    logs: &Arc<Logs>,
+    api_host: &SharedRouter,
+) -> Result<EdgeOptions> {
+    let api_host = api_host.clone();
+    let platform = PlatformHost::new(tower::service_fn(move |request| api_host.clone().answer(request)));
+    Ok(EdgeOptions {
+        http: vec![SocketAddr::new(options.listen, options.http_port)],
+        https: vec![SocketAddr::new(options.listen, options.https_port)],
+        domain: options.domain.clone(),
+        region: options.region.clone(),
+        keys: options.directory("keys")?,
+        catalog: catalog.reader(),
+        logs: Arc::clone(logs) as Arc<dyn LogSink>,
+        platform: ["api", "registry"].map(|name| (name.to_owned(), platform.clone())).into_iter().collect::<BTreeMap<_, _>>(),
+        reserved_ports: BTreeSet::from([api.port(), 22, 53]),
+        public_https_port: None,
+        bounds: Bounds::default(),
+    })
+}
+
+fn control_options(options: &ServeOptions, api: SocketAddr, edge: &Edge) -> ControlOptions {
+    let port = |addresses: &[SocketAddr], else_port| addresses.first().map_or(else_port, SocketAddr::port);
+    ControlOptions {
+        region: options.region.clone(),
+        domain: options.domain.clone(),
+        http_port: port(edge.http_addresses(), options.http_port),
+        https_port: port(edge.https_addresses(), options.https_port),
+        registry_hosts: registry_hosts(options, api),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        tempo: Tempo::default(),
+    }
+}
+
+/// Names are a convenience to apps: a host on which they cannot be served runs apps all the same, and says so.
+async fn open_names(node: &LocalNode) -> Option<Names> {
+    let listen = SocketAddr::new(IpAddr::V6(model::address::NAME_SERVER), 53);
+    let names = NamesOptions { listen, upstream: resolvers::of_this_host() };
+    match Names::start(names, node.observe()).await {
+        Ok(names) => Some(names),
+        Err(error) => {
+            tracing::error!("machines have no name server: {}", Report(&error));
+            None
+        }
+    }
+}
+
+/// Removes images that no release and no machine uses, now and then.
+async fn collect(images: Arc<Images>, store: Store, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(COLLECT);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tick.tick().await;
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            () = stop.cancelled() => return,
+        }
+        match images.collect(&store).await {
+            Ok(collected) => tracing::debug!(?collected, "images that nothing uses were removed"),
+            Err(error) => tracing::warn!("images were not collected: {}", Report(&error)),
+        }
+    }
+}
+
+async fn serve_api(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the API ended");
+    }
+}
+
+/// The API as the edge offers it under `api.<domain>`. The edge opens before the control plane does; until then it
+/// answers that the platform starts.
+#[derive(Clone, Default)]
+struct SharedRouter(Arc<OnceLock<Router>>);
+
+impl SharedRouter {
+    fn set(&self, router: Router) {
+        let _ = self.0.set(router);
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+        match self.0.get() {
+            Some(router) => router.clone().oneshot(request).await,
+            None => Ok((StatusCode::SERVICE_UNAVAILABLE, "the platform is starting; try again\n").into_response()),
+        }
+    }
+}
