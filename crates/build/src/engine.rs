@@ -214,6 +214,10 @@ async fn follow(
         let text = text.map_err(failure)?;
         for line in text.lines().map(str::trim_end).filter(|line| !line.is_empty()) {
             let line = cut(line);
+            // A push says "Preparing" and "Pushing" again and again, once for each layer.
+            if kept.back().is_some_and(|last| last == line) {
+                continue;
+            }
             progress(line);
             kept.push_back(line.to_owned());
             if kept.len() > KEPT_LINES {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::machine::{Check, FileSpec, Guest, Init, MachineConfig, Mount, Restart, Service, StopConfig};
+use model::machine::{Check, FileSpec, Guest, Init, MachineConfig, Service, StopConfig};
 use thiserror::Error;
 
 use crate::{

@@ -6,7 +6,7 @@
 //! signals, window size ──▶ text messages (JSON)       exit ◀── text message (JSON)
 //! ```
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 
 use api::public::{deploys::ExecFrame, machines::ExecMachine};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use futures_util::{
 use model::{AppName, MachineId, machine::MachineState};
 use reqwest::Upgraded;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::AsyncWriteExt,
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
@@ -154,14 +154,14 @@ fn listen(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|error| Failure::other(format!("cannot listen for signals: {error}")))
 }
 
-/// Standard input as it comes, until its end.
+/// Standard input as it comes, until its end. It is read by a thread that nobody waits for: a read from a keyboard
+/// cannot be called off, and must not keep this program from ending.
 fn keyboard() -> mpsc::Receiver<Bytes> {
     let (sender, receiver) = mpsc::channel(INPUT_CHUNKS);
-    tokio::spawn(async move {
-        let mut stdin = tokio::io::stdin();
+    std::thread::spawn(move || {
         let mut buffer = vec![0; 16 << 10];
-        while let Ok(count @ 1..) = stdin.read(&mut buffer).await {
-            if sender.send(Bytes::copy_from_slice(&buffer[..count])).await.is_err() {
+        while let Ok(count @ 1..) = std::io::stdin().read(&mut buffer) {
+            if sender.blocking_send(Bytes::copy_from_slice(&buffer[..count])).is_err() {
                 return;
             }
         }
