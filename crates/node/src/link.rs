@@ -11,12 +11,13 @@
 //! The guest is hostile: what it sends is bounded in size, number and memory; what it repeats changes nothing; a slow
 //! reader of a command's output stalls that command and nothing else.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use api::internal::{ExecRequest, ExecSession, GuestReport};
 use guest::{BootFailure, Exit, HostMessage, LogRecord, RunSpec};
 use thiserror::Error;
 use tokio::{
+    net::UnixStream,
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
@@ -25,13 +26,14 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-use crate::vmm::Vm;
+use crate::vmm::{Vm, VmRecord};
 
 mod console;
 mod exec;
 mod task;
 
 pub use console::console_tail;
+use task::{Peer, Task};
 
 /// What is known of a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,11 +42,36 @@ pub struct LinkStatus {
     pub session: Session,
     /// The guest, as it last said.
     pub guest: GuestPhase,
+    /// How long its start took, if it was this link that saw it.
+    pub start: Option<StartTimes>,
+}
+
+/// How long it took until a guest's program ran, by the guest's own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartTimes {
+    /// Since its kernel started.
+    pub uptime: Duration,
+    /// Since its init started.
+    pub init: Duration,
 }
 
 impl Default for LinkStatus {
     fn default() -> Self {
-        Self { session: Session::Connecting, guest: GuestPhase::Silent }
+        Self { session: Session::Connecting, guest: GuestPhase::Silent, start: None }
+    }
+}
+
+impl LinkStatus {
+    /// The program's end is final, whatever the guest says later.
+    fn advance(&mut self, phase: GuestPhase) {
+        if !matches!(self.guest, GuestPhase::Exited(_) | GuestPhase::Failed(_)) {
+            self.guest = phase;
+        }
+    }
+
+    fn started(&mut self, start: StartTimes) {
+        self.advance(GuestPhase::Running);
+        self.start.get_or_insert(start);
     }
 }
 
@@ -116,7 +143,7 @@ const INBOX: usize = 64;
 pub struct Link {
     inbox: mpsc::Sender<Command>,
     status: watch::Receiver<LinkStatus>,
-    _stop: DropGuard,
+    stop: DropGuard,
     tasks: TaskTracker,
 }
 
@@ -124,15 +151,29 @@ impl Link {
     /// Begins to connect to a VM's guest. Its console is copied to `console_log`, which is bounded, and its log
     /// records are given to `logs`.
     pub fn open(vm: Vm, console_log: PathBuf, logs: LogTaker) -> Self {
+        let Vm { record, outputs } = vm;
+        let process = record.process.clone();
+        let stop = CancellationToken::new();
+        let link = Self::to(record, logs, stop.clone());
+        link.tasks.spawn(console::copy(process, outputs, console_log, stop));
+        link
+    }
+
+    fn to(peer: impl Peer, logs: LogTaker, stop: CancellationToken) -> Self {
         let (inbox, commands) = mpsc::channel(INBOX);
         let (publish, status) = watch::channel(LinkStatus::default());
-        let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
-        let Vm { record, console } = vm;
-        tasks.spawn(console::copy(record.clone(), console, console_log, stop.clone()));
-        tasks.spawn(task::run(record, commands, inbox.downgrade(), publish, logs, stop.clone()));
-        tasks.close();
-        Self { inbox, status, _stop: stop.drop_guard(), tasks }
+        let task = Task {
+            peer,
+            commands,
+            inbox: inbox.downgrade(),
+            status: publish,
+            logs,
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        tasks.spawn(task.run());
+        Self { inbox, status, stop: stop.drop_guard(), tasks }
     }
 
     /// What is known of the guest, now and at every change.
@@ -207,8 +248,9 @@ impl Link {
 
     /// Ends the task and waits for it; the guest is not told.
     pub async fn close(self) {
-        let Self { _stop, tasks, .. } = self;
-        drop(_stop);
+        let Self { stop, tasks, .. } = self;
+        drop(stop);
+        tasks.close();
         tasks.wait().await;
     }
 
@@ -239,6 +281,23 @@ impl Link {
     async fn wait(&self, reached: impl FnMut(&LinkStatus) -> bool) -> Result<LinkStatus, LinkError> {
         let mut status = self.status.clone();
         status.wait_for(reached).await.map(|status| status.clone()).map_err(|_| LinkError::Gone)
+    }
+}
+
+impl Peer for VmRecord {
+    async fn connect(&self) -> io::Result<UnixStream> {
+        self.channel().await
+    }
+
+    fn alive(&self) -> bool {
+        self.process.alive()
+    }
+
+    async fn ended(&self) {
+        if let Err(error) = self.process.exited().await {
+            tracing::error!(machine = %self.machine, %error, "the end of a virtual machine cannot be waited for");
+            std::future::pending().await
+        }
     }
 }
 

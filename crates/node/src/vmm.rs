@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   VmPlan ──launch──▶ process ──▶ Vm { VmRecord ─┬─ channel()   bytes to and from the guest's init
-//!                                     console }   ├─ console()   what the guest's kernel prints
+//!                                     outputs }   ├─ outputs()   what the guest's kernel and the VMM print
 //!                                                 ├─ process.{alive, exited, kill}()
 //!                                                 └─ (goes to the ledger; the next dunlin reads it back)
 //! ```
@@ -22,16 +22,23 @@ use async_trait::async_trait;
 use model::{MachineId, machine::Isolation};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::{io::AsyncRead, net::UnixStream};
+use tokio::net::UnixStream;
 
 use crate::kernel::GuestKernel;
 
 mod choose;
 mod firecracker;
+mod hardware;
+mod output;
+mod probe;
 mod process;
 mod qemu;
+mod socket;
+mod spawn;
+mod tsc;
 
 pub use choose::{Choice, Driver, choose};
+pub use output::{Output, OutputStream};
 pub use process::ProcessId;
 
 /// What a VM is made of. Everything it names exists already, but for `dir`'s content.
@@ -100,47 +107,53 @@ pub struct VmRecord {
     pub process: ProcessId,
 }
 
-/// A VM that runs: what to remember of it, and its console, connected since before the guest's first instruction
+/// A VM that runs: what to remember of it, and its outputs, connected since before the guest's first instruction
 /// where this process launched it.
 #[derive(Debug)]
 pub struct Vm {
     /// What to write into the ledger.
     pub record: VmRecord,
-    pub(crate) console: Option<Console>,
+    /// What it prints.
+    pub(crate) outputs: Vec<(Output, Option<OutputStream>)>,
 }
 
 impl Vm {
     /// The VM of a record that an earlier process wrote.
     pub fn adopt(record: VmRecord) -> Self {
-        Self { record, console: None }
+        let outputs = record.outputs().into_iter().map(|output| (output, None)).collect();
+        Self { record, outputs }
     }
 }
 
 impl VmRecord {
-    /// Connects to the channel of the guest's init. Only one connection exists at a time; under QEMU a second one
-    /// waits until the first is closed, under Firecracker the guest decides. Fails while the guest is not ready.
+    /// Connects to the channel of the guest's init. Under QEMU a second connection waits until the first is closed.
+    /// Fails while the guest is not ready.
     pub async fn channel(&self) -> io::Result<UnixStream> {
         match self.isolation {
-            Isolation::Firecracker => firecracker::channel(&self.dir).await,
+            Isolation::Firecracker => firecracker::channel(&self.machine, &self.dir).await,
             Isolation::QemuKvm | Isolation::QemuTcg => qemu::channel(&self.dir).await,
         }
     }
 
-    /// Connects to what the guest's kernel prints.
-    pub async fn console(&self) -> io::Result<Console> {
+    /// What the guest's kernel prints, and the VMM itself.
+    pub fn outputs(&self) -> Vec<Output> {
+        let vmm = Output::of_vmm(&self.dir);
         match self.isolation {
-            Isolation::Firecracker => firecracker::console(&self.dir),
-            Isolation::QemuKvm | Isolation::QemuTcg => qemu::console(&self.dir).await,
+            // Its own output is the serial port.
+            Isolation::Firecracker => vec![vmm],
+            Isolation::QemuKvm | Isolation::QemuTcg => vec![vmm, qemu::console(&self.dir)],
         }
     }
 }
 
-/// What the guest's kernel prints, as a stream of bytes.
-pub type Console = Box<dyn ConsoleStream>;
-
-/// A stream that can be read, in whatever way the driver makes it.
-pub trait ConsoleStream: AsyncRead + Send + Unpin + std::fmt::Debug {}
-impl<T: AsyncRead + Send + Unpin + std::fmt::Debug> ConsoleStream for T {}
+async fn connect_outputs(record: &VmRecord) -> Result<Vec<(Output, Option<OutputStream>)>, VmmError> {
+    let mut connected = Vec::new();
+    for output in record.outputs() {
+        let stream = output.connect().await.map_err(setup_error("connect to the console in", &record.dir))?;
+        connected.push((output, Some(stream)));
+    }
+    Ok(connected)
+}
 
 /// The VM of a machine that runs now, whoever launched it: for a ledger that was interrupted while it launched.
 pub fn find(machine: &MachineId, dir: &Path) -> Option<VmRecord> {
@@ -198,6 +211,11 @@ pub enum VmmError {
     Nothing(String),
 }
 
+fn setup_error(verb: &str, path: &Path) -> impl FnOnce(io::Error) -> VmmError {
+    let what = format!("{verb} {}", path.display());
+    move |source| VmmError::Setup { what, source }
+}
+
 /// A driver: launches VMs.
 #[async_trait]
 pub trait Vmm: Send + Sync {
@@ -207,7 +225,7 @@ pub trait Vmm: Send + Sync {
     /// What the VMM needs beside the guest's own memory, in MiB, at most: add it to a memory limit.
     fn memory_overhead_mb(&self) -> u32;
 
-    /// Starts a VM. When this returns, the guest runs; on an error nothing of it is left. Should the caller die half
-    /// way, [`find`] finds what was started.
+    /// Starts a VM. When this returns, the guest runs; on an error, or when this is dropped half way, nothing of it is
+    /// left. Should the caller die half way, [`find`] finds what was started.
     async fn launch(&self, plan: &VmPlan) -> Result<Vm, VmmError>;
 }

@@ -5,13 +5,14 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{io::AsyncReadExt, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::vmm::{Console, VmRecord};
+use crate::vmm::{Output, OutputStream, ProcessId};
 
 /// When a file has this size, it becomes the older one.
 const FILE_BYTES: u64 = 256 * 1024;
@@ -20,34 +21,51 @@ const READ_BYTES: usize = 4096;
 /// How long to wait before another try to connect.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Copies a VM's console to `path` until the VM has ended or `stop` is given.
-pub(super) async fn copy(record: VmRecord, connected: Option<Console>, path: PathBuf, stop: CancellationToken) {
-    let copied = stop.run_until_cancelled(copy_all(&record, connected, &path)).await;
-    if let Some(Err(error)) = copied {
-        tracing::warn!(machine = %record.machine, %error, "the guest's console is not kept any more");
+/// Copies what a VM prints to `path` until it has ended or `stop` is given.
+pub(super) async fn copy(
+    process: ProcessId,
+    outputs: Vec<(Output, Option<OutputStream>)>,
+    path: PathBuf,
+    stop: CancellationToken,
+) {
+    let log = match BoundedLog::open(&path, FILE_BYTES) {
+        Ok(log) => Mutex::new(log),
+        Err(error) => return tracing::warn!(path = %path.display(), %error, "a guest's console is not kept"),
+    };
+    let copies = outputs.into_iter().map(|(output, stream)| copy_output(&process, output, stream, &log));
+    let copied = stop.run_until_cancelled(futures_util::future::join_all(copies)).await;
+    for error in copied.into_iter().flatten().filter_map(Result::err) {
+        tracing::warn!(path = %path.display(), %error, "a guest's console is not kept any more");
     }
 }
 
-async fn copy_all(record: &VmRecord, mut connected: Option<Console>, path: &Path) -> io::Result<()> {
-    let mut log = BoundedLog::open(path, FILE_BYTES)?;
+async fn copy_output(
+    process: &ProcessId,
+    output: Output,
+    mut connected: Option<OutputStream>,
+    log: &Mutex<BoundedLog>,
+) -> io::Result<()> {
     loop {
-        if let Some(mut console) = connected.take() {
-            copy_stream(&mut console, &mut log).await?;
+        let stream = match connected.take() {
+            None => output.connect().await.ok(),
+            connected => connected,
+        };
+        if let Some(mut stream) = stream {
+            copy_stream(&mut stream, log).await?;
         }
-        if !record.process.alive() {
+        if !process.alive() {
             return Ok(());
         }
         sleep(RETRY).await;
-        connected = record.console().await.ok();
     }
 }
 
-async fn copy_stream(console: &mut Console, log: &mut BoundedLog) -> io::Result<()> {
+async fn copy_stream(stream: &mut OutputStream, log: &Mutex<BoundedLog>) -> io::Result<()> {
     let mut buffer = [0; READ_BYTES];
     loop {
-        match console.read(&mut buffer).await {
+        match stream.read(&mut buffer).await {
             Ok(0) | Err(_) => return Ok(()),
-            Ok(count) => log.append(&buffer[..count])?,
+            Ok(count) => log.lock().unwrap_or_else(PoisonError::into_inner).append(&buffer[..count])?,
         }
     }
 }

@@ -37,6 +37,13 @@ impl ProcessId {
         self.exited().await
     }
 
+    /// Asks the kernel to end it at once, waits for nothing and reports nothing.
+    pub(super) fn kill_unheard(&self) {
+        if let Ok(Some(process)) = self.open() {
+            let _ = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
+
     /// Waits until it has ended, and reaps it if it is our child.
     pub async fn exited(&self) -> io::Result<()> {
         if let Some(process) = self.open()? {
@@ -44,7 +51,7 @@ impl ProcessId {
             let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE)? };
             process.readable().await?.retain_ready();
         }
-        self.reap();
+        reap(self.pid);
         Ok(())
     }
 
@@ -58,13 +65,27 @@ impl ProcessId {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    /// Takes the exit status of a child, so that it does not stay as a zombie. Others are reaped by their parent.
-    fn reap(&self) {
-        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
-            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-        }
+/// Takes the exit status of a child, so that it does not stay as a corpse. Others are reaped by their parent.
+pub(super) fn reap(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
+}
+
+/// The first process whose arguments are as wanted.
+pub(super) fn find(wanted: impl Fn(&[String]) -> bool) -> Option<ProcessId> {
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let matching = |pid: u32| wanted(&arguments(pid)).then(|| ProcessId::of(pid)).flatten();
+    pids.find_map(matching)
+}
+
+/// The arguments of a process; none if there is no such process.
+pub(super) fn arguments(pid: u32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
 fn ignore_gone(error: rustix::io::Errno) -> Result<(), rustix::io::Errno> {
