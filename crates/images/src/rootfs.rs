@@ -17,6 +17,8 @@ mod fault;
 mod layer;
 mod limits;
 mod tar;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::{
@@ -37,12 +39,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 pub use self::limits::Limits;
-use self::{
-    cache::Cache,
-    fault::storage,
-    limits::Budget,
-    tree::Tree,
-};
+use self::{cache::Cache, fault::storage, limits::Budget, tree::Tree};
 use crate::layers::ImageLayers;
 
 /// Knows what an image is made of.
@@ -51,7 +48,8 @@ pub trait LayerSource: Send + Sync + 'static {
     fn layers(&self, manifest: &Digest) -> Result<ImageLayers, ImageError>;
 }
 
-/// Makes root filesystems and keeps them.
+/// Makes root filesystems and keeps them. Clones are one store.
+#[derive(Clone)]
 pub struct RootfsStore {
     shared: Arc<Shared>,
     /// Conversions under way.
@@ -74,20 +72,15 @@ type Outcome = watch::Receiver<Option<Result<Rootfs, ImageError>>>;
 impl RootfsStore {
     /// Opens the directory of finished images and removes what an interrupted conversion left there. At most
     /// `at_once` images are converted at a time; the others wait.
-    pub fn open(
-        directory: PathBuf,
-        source: impl LayerSource,
-        limits: Limits,
-        at_once: usize,
-    ) -> io::Result<Self> {
+    pub fn open(directory: PathBuf, source: impl LayerSource, limits: Limits, at_once: usize) -> io::Result<Self> {
         let (cache, at_once) = (Cache::open(directory)?, Semaphore::new(at_once));
         let shared = Shared { cache, source: Box::new(source), limits, at_once, stop: AtomicBool::new(false) };
         Ok(Self { shared: Arc::new(shared), tasks: TaskTracker::new(), waiting: Arc::default() })
     }
 
-    /// Removes images that are neither in `in_use` nor younger than `age`. Returns how many. May block.
-    pub fn collect(&self, in_use: &BTreeSet<Digest>, age: Duration) -> io::Result<usize> {
-        self.shared.cache.collect(in_use, age)
+    /// Removes images that are not in `in_use` and that nobody has asked for in so long. Returns how many. May block.
+    pub fn collect(&self, in_use: &BTreeSet<Digest>, idle: Duration) -> io::Result<usize> {
+        self.shared.cache.collect(in_use, idle)
     }
 
     /// Gives up conversions under way and returns once nothing of them is left.
@@ -127,7 +120,7 @@ impl RootfsSource for RootfsStore {
 impl Shared {
     async fn convert(self: Arc<Self>, image: &ImageSpec) -> Result<Rootfs, ImageError> {
         let (shared, digest) = (self.clone(), image.digest.clone());
-        let found = tokio::task::spawn_blocking(move || shared.cache.find(&digest)).await;
+        let found = tokio::task::spawn_blocking(move || shared.cache.want(&digest)).await;
         if let Ok(Some(rootfs)) = found {
             return Ok(rootfs);
         }

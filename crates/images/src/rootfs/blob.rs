@@ -264,7 +264,9 @@ impl<'a> Pieces<'a> {
         };
         if digest != self.layer.diff_id {
             let (is, should) = (digest, &self.layer.diff_id);
-            return Err(Fault::unusable(format!("its archive has the digest {is}; the image's configuration says {should}")));
+            return Err(Fault::unusable(format!(
+                "its archive has the digest {is}; the image's configuration says {should}"
+            )));
         }
         Ok(self.spool)
     }
@@ -292,7 +294,9 @@ impl<'a> Pieces<'a> {
         let allowed = self.layer.size_bytes.saturating_mul(limits.ratio).max(limits.ratio_exempt_bytes);
         if self.total > allowed {
             let (stored, ratio) = (self.layer.size_bytes, limits.ratio);
-            let why = format!("its {stored} bytes unpack to more than {allowed}; a ratio over {ratio} is taken for an attack");
+            let why = format!(
+                "its {stored} bytes unpack to more than {allowed}; a ratio over {ratio} is taken for an attack"
+            );
             return Err(Fault::unusable(why));
         }
         Ok(())

@@ -1,10 +1,13 @@
 //! The directory of finished images: `<hex>.ext4` and, written after it, `<hex>.json`. An image counts only with both.
+//! When the record was last modified is when somebody last asked for the image.
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
-    time::Duration,
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use api::internal::Rootfs;
@@ -17,6 +20,8 @@ use super::{convert::Draft, ext4::MAKER};
 #[derive(Debug)]
 pub struct Cache {
     directory: PathBuf,
+    /// Held while an image is marked as wanted, and while one is judged and removed.
+    judging: Mutex<()>,
 }
 
 /// What is known of an image beside its content.
@@ -34,7 +39,7 @@ impl Cache {
     /// Opens the directory, makes it if it is missing, and removes what is half made or made by another version.
     pub fn open(directory: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&directory)?;
-        let cache = Self { directory };
+        let cache = Self { directory, judging: Mutex::new(()) };
         let whole = cache.digests()?.into_iter().filter(|digest| cache.find(digest).is_some());
         let whole: BTreeSet<PathBuf> = whole.flat_map(|digest| [cache.image(&digest), cache.record(&digest)]).collect();
         for entry in fs::read_dir(&cache.directory)? {
@@ -52,8 +57,16 @@ impl Cache {
         &self.directory
     }
 
-    /// The image of a manifest, if it is there and whole.
-    pub fn find(&self, digest: &Digest) -> Option<Rootfs> {
+    /// The image of a manifest, if it is there and whole, for use: it is not idle from now on.
+    pub fn want(&self, digest: &Digest) -> Option<Rootfs> {
+        let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+        let rootfs = self.find(digest)?;
+        let record = File::options().write(true).open(self.record(digest)).ok()?;
+        record.set_modified(SystemTime::now()).ok()?;
+        Some(rootfs)
+    }
+
+    fn find(&self, digest: &Digest) -> Option<Rootfs> {
         let path = self.image(digest);
         let record: Record = serde_json::from_slice(&fs::read(self.record(digest)).ok()?).ok()?;
         let size = fs::metadata(&path).ok()?.len();
@@ -70,12 +83,14 @@ impl Cache {
         Ok(Rootfs { path, config: record.config })
     }
 
-    /// Removes images that are not in `in_use` and were made longer ago than `age`. Returns how many.
-    pub fn collect(&self, in_use: &BTreeSet<Digest>, age: Duration) -> io::Result<usize> {
+    /// Removes images that are not in `in_use` and that nobody has asked for in so long. Returns how many.
+    pub fn collect(&self, in_use: &BTreeSet<Digest>, idle: Duration) -> io::Result<usize> {
         let mut removed = 0;
         for digest in self.digests()?.into_iter().filter(|digest| !in_use.contains(digest)) {
-            let made = fs::metadata(self.record(&digest)).and_then(|record| record.modified());
-            if made.is_ok_and(|made| made.elapsed().is_ok_and(|elapsed| elapsed >= age)) {
+            let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
+            let wanted = fs::metadata(self.record(&digest))?.modified()?;
+            // A clock that was set back makes everything young.
+            if wanted.elapsed().is_ok_and(|elapsed| elapsed >= idle) {
                 kit::durable::remove(&self.record(&digest))?;
                 kit::durable::remove(&self.image(&digest))?;
                 removed += 1;

@@ -117,7 +117,7 @@ pub struct Reader<S> {
 /// What extension headers said about the entry that follows them.
 #[derive(Default, PartialEq, Eq)]
 struct Extensions {
-    pax: Option<Records>,
+    pax: Option<Result<Records, String>>,
     long_path: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
 }
@@ -139,7 +139,7 @@ impl<S: Source> Reader<S> {
         let mut extensions = Extensions::default();
         while let Some(header) = self.header()? {
             match header.type_flag() {
-                b'x' => extensions.pax = Some(self.records(&header)?),
+                b'x' => extensions.pax = Some(Records::parse(&self.extension(&header)?)),
                 b'g' => self.skip_extension(&header)?,
                 b'L' => extensions.long_path = Some(self.long_name(&header)?),
                 b'K' => extensions.long_link = Some(self.long_name(&header)?),
@@ -168,7 +168,9 @@ impl<S: Source> Reader<S> {
 
     fn member(&mut self, header: &Header, extensions: Extensions) -> Result<Member, Fault> {
         let Extensions { pax, long_path, long_link } = extensions;
-        let mut pax = pax.unwrap_or_default();
+        // Malformed records are reported under the name of the entry that they belong to.
+        self.name = header.path();
+        let mut pax = pax.unwrap_or(Ok(Records::default())).map_err(|why| self.fault(why))?;
         let path = long_path.or(pax.sparse.name.take()).or(pax.path.take()).unwrap_or_else(|| header.path());
         self.name.clone_from(&path);
         let kind = header.kind(&path).map_err(|why| self.fault(why))?;
@@ -226,11 +228,6 @@ impl<S: Source> Reader<S> {
                 return Ok(map);
             }
         }
-    }
-
-    fn records(&mut self, header: &Header) -> Result<Records, Fault> {
-        let content = self.extension(header)?;
-        Records::parse(&content).map_err(|why| self.fault(why))
     }
 
     fn skip_extension(&mut self, header: &Header) -> Result<(), Fault> {
