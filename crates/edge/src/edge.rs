@@ -57,7 +57,7 @@ impl Edge {
         if let Some(port) = options.public_https_port.or(https_addresses.first().map(SocketAddr::port)) {
             let _ = context.https_port.set(port);
         }
-        let ips: BTreeSet<IpAddr> = http_addresses.iter().map(SocketAddr::ip).collect();
+        let ips: BTreeSet<IpAddr> = http_addresses.iter().chain(&https_addresses).map(SocketAddr::ip).collect();
         let doors = Arc::new(Doors::new(ips.into_iter().collect(), options.reserved_ports));
         follow(&context, &doors, options.catalog);
         listen(&context, http, catalog::HTTP_PORT);

@@ -145,7 +145,9 @@ impl Activity {
             if self.under_way.load(Relaxed) == 0 && quiet >= limit {
                 return;
             }
-            tokio::time::sleep(limit.saturating_sub(quiet).max(Duration::from_millis(100))).await;
+            // While something is under way the quiet has not even begun.
+            let busy = self.under_way.load(Relaxed) > 0;
+            tokio::time::sleep(if busy { limit } else { limit.saturating_sub(quiet) }).await;
         }
     }
 }

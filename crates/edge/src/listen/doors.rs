@@ -7,10 +7,11 @@ use std::{
 };
 
 use catalog::Snapshot;
+use kit::report::Report;
 use tokio_util::sync::CancellationToken;
 
 use super::{accept, bind};
-use crate::{context::Context, routing::Routing};
+use crate::{EdgeError, context::Context, routing::Routing};
 
 /// The open ports.
 pub struct Doors {
@@ -52,10 +53,10 @@ impl Doors {
                     open.insert(port, closed);
                     told.remove(&port);
                 }
-                Err(reason) => {
+                Err(trouble) => {
                     complete = false;
                     if told.insert(port) {
-                        tell(context, routing, port, &reason);
+                        tell(context, routing, port, &trouble);
                     }
                 }
             }
@@ -63,26 +64,40 @@ impl Doors {
         complete
     }
 
-    fn open(&self, context: &Arc<Context>, port: u16) -> Result<CancellationToken, String> {
+    fn open(&self, context: &Arc<Context>, port: u16) -> Result<CancellationToken, Trouble> {
         if self.reserved.contains(&port) {
-            return Err(format!("port {port} is reserved by the platform; choose another port"));
+            return Err(Trouble::Reserved);
         }
         let addresses = self.addresses.iter().map(|ip| SocketAddr::new(*ip, port));
         let listeners: Result<Vec<_>, _> = addresses.map(|address| bind(address, "http")).collect();
         let closed = CancellationToken::new();
-        for listener in listeners.map_err(|error| format!("port {port} cannot be opened on this host: {error}"))? {
+        for listener in listeners.map_err(Trouble::Closed)? {
             context.tasks.spawn(accept(context.clone(), listener, port, closed.clone()));
         }
         Ok(closed)
     }
 }
 
-/// Tells the apps that have a port why it stays closed.
-fn tell(context: &Context, routing: &Routing, port: u16, reason: &str) {
-    tracing::warn!(port, "{reason}");
+/// Why a port stays closed.
+enum Trouble {
+    /// It is not for apps.
+    Reserved,
+    /// The system does not give it.
+    Closed(EdgeError),
+}
+
+/// Tells the apps that have a port that it stays closed. What else runs on the host is the operator's business alone.
+fn tell(context: &Context, routing: &Routing, port: u16, trouble: &Trouble) {
+    let reason = match trouble {
+        Trouble::Reserved => "is reserved by the platform",
+        Trouble::Closed(error) => {
+            tracing::warn!(port, "a port for apps stays closed: {}", Report(error));
+            "cannot be opened on this host"
+        }
+    };
     for name in apps_with(&routing.snapshot, port) {
         if let Some(app) = routing.app(&name) {
-            context.journal.note(&app.state, format!("[PL03] {reason}"));
+            context.journal.note(&app.state, format!("[PL03] port {port} {reason}; choose another port"));
         }
     }
 }

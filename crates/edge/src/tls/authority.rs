@@ -52,9 +52,9 @@ impl Authority {
         Ok(Self { path, certificate, issuer, host_key })
     }
 
-    /// A certificate for one host name, or for all names below one (`*.…`).
-    pub fn certify(&self, name: &str) -> Result<Arc<CertifiedKey>, String> {
-        let mut params = CertificateParams::new([name.to_owned()]).map_err(|error| error.to_string())?;
+    /// A certificate for host names; `*.…` stands for all names directly below one.
+    pub fn certify(&self, names: &[String]) -> Result<Arc<CertifiedKey>, String> {
+        let mut params = CertificateParams::new(names).map_err(|error| error.to_string())?;
         params.distinguished_name = named("Dunlin edge");
         // Browsers refuse certificates that are good for much more than a year.
         set_validity(&mut params, 1);
@@ -139,7 +139,7 @@ mod tests {
         let first = Authority::load_or_create(&keys, "dunlin.localhost").unwrap().certificate;
         let again = Authority::load_or_create(&keys, "dunlin.localhost").unwrap();
         assert_eq!(first, again.certificate);
-        assert_eq!(again.certify("shop.dunlin.localhost").unwrap().cert.len(), 2);
+        assert_eq!(again.certify(&["shop.dunlin.localhost".into()]).unwrap().cert.len(), 2);
         let mode = fs::metadata(keys.join("ca.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let other = Authority::load_or_create(&keys, "localhost").unwrap();

@@ -47,7 +47,7 @@ type Options = (Vec<String>, Vec<String>);
 #[derive(Debug)]
 struct Store {
     by_name: Mutex<HashMap<String, (Instant, Arc<CertifiedKey>)>>,
-    /// For every name directly under the domain: enough to show a page that says that nobody answers to it.
+    /// For the domain and every name directly under it: enough to show a page that says that nobody answers to it.
     fallback: Arc<CertifiedKey>,
 }
 
@@ -56,7 +56,7 @@ impl Certificates {
     pub fn open(keys: &Path, domain: &str) -> Result<Self, EdgeError> {
         let authority = Authority::load_or_create(keys, domain)?;
         let failed = |reason: String| EdgeError::Authority { path: authority.path.clone(), reason };
-        let fallback = authority.certify(&format!("*.{domain}")).map_err(failed)?;
+        let fallback = authority.certify(&[format!("*.{domain}"), domain.to_owned()]).map_err(failed)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let store = Arc::new(Store { by_name: Mutex::default(), fallback });
         let tickets = aws_lc_rs::Ticketer::new().ok();
@@ -81,7 +81,7 @@ impl Certificates {
         if by_name.len() >= MAX_CERTIFICATES {
             by_name.clear();
         }
-        match self.authority.certify(name) {
+        match self.authority.certify(&[name.to_owned()]) {
             Ok(certified) => {
                 by_name.insert(name.to_owned(), (Instant::now(), certified));
             }

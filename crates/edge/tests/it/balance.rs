@@ -37,12 +37,7 @@ fn gated() -> (Router, mpsc::Receiver<()>, Arc<Semaphore>) {
 
 #[tokio::test]
 async fn a_request_waits_while_the_only_machine_is_on_its_way_up() {
-    for coming in [
-        MachineState::Creating,
-        MachineState::Starting,
-        MachineState::Restarting,
-        MachineState::Replacing,
-    ] {
+    for coming in [MachineState::Creating, MachineState::Starting, MachineState::Restarting, MachineState::Replacing] {
         let mut world = World::start().await;
         let machine = Machine::of("shop");
         let _program = machine.run(says("up")).await;
@@ -138,7 +133,10 @@ async fn above_its_soft_limit_a_machine_is_used_only_when_all_are() {
     let mut requests = Vec::new();
     for _ in 0..4 {
         requests.push(tokio::spawn(send(world.http(), get("shop"))));
-        within(async { tokio::select! { _ = to_one.recv() => (), _ = to_other.recv() => () } }).await;
+        within(async {
+            tokio::select! { _ = to_one.recv() => (), _ = to_other.recv() => () }
+        })
+        .await;
     }
     let loads = [&gate_one, &gate_other].map(|gate| gate.available_permits());
     assert_eq!(loads, [0, 0]);
@@ -266,12 +264,11 @@ async fn the_only_machine_is_replaced_under_load_without_a_lost_request() {
         let generation = world.know(&[&machine.clone().cordoned(true)]).await;
         assert_eq!(world.edge.drained(machine.id(), generation, PATIENCE).await, 0);
         world.know(&[&machine.clone().cordoned(true).state(MachineState::Replacing)]).await;
-        drop(program.take());
+        program.take().unwrap().kill().await;
         world.know(&[&machine.clone().cordoned(true).state(MachineState::Starting)]).await;
         // It counts as started before its program listens.
         world.know(&[&machine.clone().cordoned(true)]).await;
         world.know(&[&machine]).await;
-        until("the address is free again", || std::net::TcpListener::bind(machine.address()).is_ok()).await;
         program = Some(machine.run(says("again")).await);
     })
     .await;

@@ -199,11 +199,10 @@ async fn trailers_pass_both_ways_to_an_h2_app() {
         let answer = Answer::read(within(sender.send_request(request)).await.unwrap()).await.unwrap();
         assert_eq!(answer.body, "HTTP/2.0 message", "round {round}");
         let trailers = answer.trailers.unwrap();
-        assert_eq!((&trailers["grpc-status"], &trailers["x-te"], &trailers["x-echo"]), (
-            &HeaderValue::from_static("0"),
-            &HeaderValue::from_static("trailers"),
-            &HeaderValue::from_static("42")
-        ));
+        assert_eq!(
+            (&trailers["grpc-status"], &trailers["x-te"], &trailers["x-echo"]),
+            (&HeaderValue::from_static("0"), &HeaderValue::from_static("trailers"), &HeaderValue::from_static("42"))
+        );
     }
     assert_eq!(program.accepted(), 1, "one connection carries all requests");
 }
@@ -254,9 +253,16 @@ async fn a_machine_that_came_back_gets_no_request_over_a_connection_of_its_forme
 
 #[tokio::test]
 async fn the_platforms_own_services_answer_at_their_hosts() {
-    let api = Router::new().route("/v1/ping", any(|request: Request<Body>| async move {
-        format!("{} {}", request.headers()["host"].to_str().unwrap(), request.headers()["x-forwarded-proto"].to_str().unwrap())
-    }));
+    let api = Router::new().route(
+        "/v1/ping",
+        any(|request: Request<Body>| async move {
+            format!(
+                "{} {}",
+                request.headers()["host"].to_str().unwrap(),
+                request.headers()["x-forwarded-proto"].to_str().unwrap()
+            )
+        }),
+    );
     let world = World::with(|options| {
         options.platform.insert("api".into(), World::platform(api));
     })

@@ -39,12 +39,21 @@ const fn refused(name: &'static str, bytes: &'static str) -> Case {
 }
 
 const CASES: &[Case] = &[
-    refused("conflicting lengths", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!"),
+    refused(
+        "conflicting lengths",
+        "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+    ),
     refused("a list of lengths", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5, 6\r\n\r\nhello!"),
     refused("a signed length", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: +5\r\n\r\nhello"),
     refused("a negative length", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: -1\r\n\r\nhello"),
-    refused("a length beyond all bounds", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 99999999999999999999999\r\n\r\n"),
-    refused("chunked is not last", "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
+    refused(
+        "a length beyond all bounds",
+        "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+    ),
+    refused(
+        "chunked is not last",
+        "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+    ),
     refused("an unknown coding", "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
     refused("a coding in HTTP/1.0", "POST /a HTTP/1.0\r\nHost: %\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
     refused("a space before the colon", "POST /a HTTP/1.1\r\nHost: %\r\nContent-Length : 5\r\n\r\nhello"),

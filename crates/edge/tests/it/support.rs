@@ -35,6 +35,7 @@ use model::{
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -351,15 +352,21 @@ impl Machine {
 /// A running server. Dropping it kills it with all its connections, as a machine that dies would.
 pub struct Program {
     stop: CancellationToken,
+    /// Held by the listener: closed once its address is free again.
+    listening: watch::Receiver<()>,
     pub accepted: Arc<AtomicUsize>,
 }
 
 impl Program {
     pub async fn start(address: SocketAddr, router: Router) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        let program = Self { stop: CancellationToken::new(), accepted: Arc::default() };
+        let (listening, receiver) = watch::channel(());
+        let program = Self { stop: CancellationToken::new(), listening: receiver, accepted: Arc::default() };
         let (stop, accepted) = (program.stop.clone(), program.accepted.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
+            // Dropped in the opposite order: the address is free before it is told.
+            let _listening = listening;
+            let listener = listener;
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -377,6 +384,12 @@ impl Program {
 
     pub fn accepted(&self) -> usize {
         self.accepted.load(SeqCst)
+    }
+
+    /// Kills it and waits until its address is free again.
+    pub async fn kill(mut self) {
+        self.stop.cancel();
+        let _ = within(self.listening.changed()).await;
     }
 }
 

@@ -147,8 +147,6 @@ async fn one_source_gets_only_so_many_connections() {
     assert!(nothing.is_empty());
     drop(idle);
     let request = || http::Request::get("/").header("host", host("shop")).body(full("")).unwrap();
-    let again = async {
-        while send(world.http(), request()).await.is_err() {}
-    };
+    let again = async { while send(world.http(), request()).await.is_err() {} };
     within(again).await;
 }

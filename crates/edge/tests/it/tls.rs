@@ -121,11 +121,7 @@ async fn echo(machine: &Machine) {
 #[tokio::test]
 async fn a_port_with_tls_alone_passes_the_bytes_inside() {
     let mut world = World::start().await;
-    let options = TlsOptions {
-        alpn: vec!["mqtt".into()],
-        versions: vec!["TLSv1.2".into()],
-        ..TlsOptions::default()
-    };
+    let options = TlsOptions { alpn: vec!["mqtt".into()], versions: vec!["TLSv1.2".into()], ..TlsOptions::default() };
     let machine = Machine::of("broker").port(8883, &[Handler::Tls]).each_port(|port| {
         if port.port == Some(8883) {
             port.tls_options = Some(options.clone());

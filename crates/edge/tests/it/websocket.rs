@@ -110,7 +110,7 @@ async fn a_drain_closes_it_with_going_away_and_the_app_hears_the_answer() {
     exchange(&mut stream, "hello").await;
     let generation = world.know(&[&machine.clone().cordoned(true)]).await;
     let (edge, id) = (world.edge.clone(), machine.id().clone());
-    let deadline = std::time::Duration::from_secs(8);
+    let deadline = std::time::Duration::from_secs(4);
     let drained = tokio::spawn(async move { edge.drained(&id, generation, deadline).await });
     let mut close = [0; 4];
     within(stream.read_exact(&mut close)).await.unwrap();
@@ -170,7 +170,9 @@ async fn an_app_that_switches_protocols_unasked_is_refused() {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.read(&mut [0; 4096]).await;
-            let _ = stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+                .await;
             let _ = stream.read(&mut [0; 4096]).await;
         }
     });
