@@ -141,7 +141,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Control>> for Body<T> {
     }
 }
 
-/// A JSON body that may be left out.
+/// A JSON body that may be left out, or be `null`.
 pub(super) struct MaybeBody<T>(pub T);
 
 impl<T: DeserializeOwned + Default> FromRequest<Arc<Control>> for MaybeBody<T> {
@@ -149,7 +149,10 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Control>> for MaybeBody<T> {
 
     async fn from_request(request: Request, control: &Arc<Control>) -> Result<Self, Error> {
         let bytes = bytes(request, control).await?;
-        if bytes.is_empty() { Ok(Self(T::default())) } else { parse(&bytes).map(Self) }
+        if bytes.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        parse::<Option<T>>(&bytes).map(|given| Self(given.unwrap_or_default()))
     }
 }
 

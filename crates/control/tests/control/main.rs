@@ -1,0 +1,8 @@
+//! The control plane as its clients see it, among fakes for the other rooms.
+
+mod crashes;
+mod deploys;
+mod http;
+mod machines;
+mod secrets;
+mod support;
