@@ -24,10 +24,11 @@ pub struct NewApp {
 /// Writes the configuration file of a new app.
 pub fn render_new(new: &NewApp) -> String {
     let mut text = format!(
-        "# How {app} runs. `dunlin config validate` checks this file, `dunlin deploy` puts it into effect.\n\n\
+        "# How {name} runs. `dunlin config validate` checks this file, `dunlin deploy` puts it into effect.\n\n\
          app = {app}\n\
          # Where its machines run.\n\
          primary_region = {region}\n",
+        name = new.app,
         app = quoted(new.app.as_str()),
         region = quoted(new.region.as_str()),
     );

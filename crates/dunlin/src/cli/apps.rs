@@ -5,8 +5,9 @@ use clap::Subcommand;
 use model::AppName;
 
 use super::{
+    client::Client,
     context::{Context, app_name},
-    exit::Failure,
+    exit::{Exit, Failure},
     output::table,
     terminal,
 };
@@ -84,7 +85,23 @@ async fn destroy(context: &Context, app: AppName, yes: bool) -> Result<(), Failu
         let what = format!("{app} will be destroyed with {} machines and {volumes} volumes", found.machine_count);
         terminal::confirm(app.as_str(), &what)?;
     }
-    client.destroy_app(&app).await?;
+    until_gone(&client, &app).await?;
     context.out.say(format!("Destroyed app {app}."));
     Ok(())
+}
+
+/// How often the platform is asked; it answers when the app is gone, or after a minute.
+const MINUTES: usize = 10;
+
+async fn until_gone(client: &Client, app: &AppName) -> Result<(), Failure> {
+    for _ in 0..MINUTES {
+        client.destroy_app(app).await?;
+        match client.app(app).await {
+            Err(failure) if failure.exit == Exit::NotFound => return Ok(()),
+            Err(failure) => return Err(failure),
+            Ok(_) => {}
+        }
+    }
+    Err(Failure::new(Exit::Timeout, format!("app {app} is still being destroyed after {MINUTES} minutes"))
+        .hint("it goes on by itself; see `dunlin apps list`"))
 }

@@ -202,12 +202,14 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
 fn exit_of(status: StatusCode, word: Option<&str>) -> Exit {
     match (status.as_u16(), word) {
         (_, Some("invalid_config")) => Exit::InvalidConfig,
+        (_, Some("insufficient_capacity")) => Exit::Failure,
         (401 | 403, _) => Exit::Unauthorized,
         (404, _) => Exit::NotFound,
         (409 | 412 | 423, _) => Exit::Conflict,
         (408 | 504, _) => Exit::Timeout,
-        (_, Some("name_taken" | "lease_held")) => Exit::Conflict,
-        (502 | 503, _) => Exit::Unreachable,
+        (_, Some("name_taken")) => Exit::Conflict,
+        // Not the platform's own words, so something in front of it: the platform is away.
+        (502 | 503, None) => Exit::Unreachable,
         _ => Exit::Failure,
     }
 }

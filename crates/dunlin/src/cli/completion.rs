@@ -7,7 +7,7 @@ use super::{Cli, context::Context, exit::Failure};
 /// Which shell.
 #[derive(Debug, Args)]
 pub struct Completion {
-    /// The shell
+    /// The shell; put `source <(dunlin completion bash)` into its start-up file
     shell: Shell,
 }
 
@@ -22,16 +22,14 @@ enum Shell {
     Fish,
 }
 
-/// Prints the script. Its first lines say nothing of where it goes, so that is said here.
+/// Prints the script.
 pub fn run(context: &Context, command: &Completion) -> Result<(), Failure> {
     let mut script = Vec::new();
-    let mut cli = Cli::command();
-    let (shell, line) = match command.shell {
-        Shell::Bash => (clap_complete::Shell::Bash, "source <(dunlin completion bash)"),
-        Shell::Zsh => (clap_complete::Shell::Zsh, "source <(dunlin completion zsh)"),
-        Shell::Fish => (clap_complete::Shell::Fish, "dunlin completion fish | source"),
+    let shell = match command.shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
     };
-    clap_complete::generate(shell, &mut cli, "dunlin", &mut script);
-    context.out.say(format!("Put this line into your shell's start-up file: {line}"));
+    clap_complete::generate(shell, &mut Cli::command(), "dunlin", &mut script);
     context.out.emit(String::from_utf8_lossy(&script).trim_end())
 }

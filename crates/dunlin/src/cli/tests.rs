@@ -8,7 +8,10 @@ use std::{
 use api::public::ErrorBody;
 use axum::{
     Json, Router,
-    extract::{Path, Query},
+    extract::{
+        Path, Query,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
     http::{HeaderMap, StatusCode},
     response::IntoResponse,
     routing::{delete, get, post},
@@ -127,6 +130,7 @@ async fn a_refusal_is_told_in_the_platforms_words_with_a_status_of_its_own() {
         ("/422?app_role=invalid_config", Exit::InvalidConfig),
         ("/422?app_role=name_taken", Exit::Conflict),
         ("/500", Exit::Failure),
+        ("/502?app_role=registry", Exit::Failure),
     ] {
         let failure = client.get::<Value>(path, &[]).await.unwrap_err();
         assert_eq!(failure.exit, exit, "{path}");
@@ -228,7 +232,7 @@ async fn an_app_that_was_made_for_a_deployment_that_never_began_goes_again() {
                 })
             }),
         )
-        .route("/v1/apps/web", get(missing).merge(delete(move || std::future::ready(destroyed()))))
+        .route("/v1/apps/web", get(missing).merge(delete(move || async move { destroyed() })))
         .route("/v1/apps/web/plan", post(refused));
     let address = serve(router).await;
     let directory = tempfile::tempdir().unwrap();
@@ -282,4 +286,46 @@ async fn a_file_with_errors_is_told_by_line_before_anything_is_asked_of_the_plat
         assert_eq!(failure.exit, Exit::InvalidConfig, "{line}");
         assert!(failure.message.contains("fly.toml:3: error: `internal_prot` is not a key"), "{failure:?}");
     }
+}
+
+#[tokio::test]
+async fn a_command_in_a_machine_has_streams_and_gives_its_status() {
+    let said = Arc::new(Mutex::new(String::new()));
+    let heard = Arc::clone(&said);
+    let run = move |mut socket: WebSocket| async move {
+        let Some(Ok(Message::Text(first))) = socket.recv().await else { panic!("the first message is text") };
+        heard.lock().unwrap().push_str(&first);
+        socket.send(Message::Ping("x".into())).await.unwrap();
+        socket.send(Message::Binary([&[2][..], b"to standard error\n"].concat().into())).await.unwrap();
+        socket.send(Message::Text(json!({"type": "exit", "code": 7, "signal": 0}).to_string().into())).await.unwrap();
+    };
+    let path = "/v1/apps/web/machines/91857209c66d28/exec/stream";
+    let refuse = || async { (StatusCode::PRECONDITION_FAILED, Json(json!({"error": "machine is stopped"}))) };
+    let router = Router::new()
+        .route(path, get(|upgrade: WebSocketUpgrade| std::future::ready(upgrade.on_upgrade(run))))
+        .route("/v1/apps/web/machines/00000000000000/exec/stream", get(refuse));
+    let url = format!("http://{}", serve(router).await);
+    let exec = |machine: &str| {
+        let line = format!("dunlin machine exec {machine} -u me -- sh -c ls");
+        let Command::Client(command) = parsed(&line).unwrap().command else { panic!("exec is a client command") };
+        let globals = Globals { app: Some("web".to_owned()), url: Some(url.clone()), ..Globals::default() };
+        async move { dispatch(&Context::new(globals, output::Output::new(false, true)), command).await }
+    };
+    assert_eq!(exec("91857209c66d28").await, Ok(Exit::Remote(7)));
+    let first: Value = serde_json::from_str(&said.lock().unwrap()).unwrap();
+    assert_eq!(first, json!({"type": "run", "command": ["sh", "-c", "ls"], "tty": null, "user": "me"}));
+    assert_eq!(exec("00000000000000").await.unwrap_err().message, "machine is stopped");
+}
+
+#[test]
+fn tables_are_aligned_and_move_no_cursor() {
+    let shown = output::table(
+        ["NAME", "STATE"],
+        [["a".to_owned(), "x\u{1b}[2J".to_owned()], ["longer".to_owned(), String::new()]],
+    );
+    assert_eq!(shown, "NAME    STATE\na       x [2J\nlonger");
+    assert_eq!(
+        [0, 1_500, 60_000, 600_000, 10_000_000, 400_000_000].map(|now| output::ago(now, 0)),
+        ["just now", "just now", "60s ago", "10m ago", "2h ago", "4d ago"]
+    );
 }
