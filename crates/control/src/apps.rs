@@ -75,11 +75,7 @@ impl Control {
     }
 
     /// Makes an organization.
-    pub(crate) async fn create_org(
-        &self,
-        caller: &Caller,
-        request: CreateOrganization,
-    ) -> Result<Organization, Error> {
+    pub(crate) async fn create_org(&self, caller: &Caller, request: CreateOrganization) -> Result<Organization, Error> {
         caller.require_admin("create an organization")?;
         let slug: OrgSlug = request.slug.parse().map_err(|error| Error::invalid(format!("slug: {error}")))?;
         let name = if request.name.is_empty() { slug.to_string() } else { request.name.chars().take(100).collect() };

@@ -146,9 +146,7 @@ impl Error {
     }
 
     /// The database holds something that cannot be read.
-    pub(crate) fn unreadable(
-        what: &'static str,
-    ) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
+    pub(crate) fn unreadable(what: &'static str) -> impl FnOnce(Box<dyn std::error::Error + Send + Sync>) -> Self {
         move |source| Self::Unreadable { what, source }
     }
 

@@ -89,6 +89,8 @@ pub struct Control {
     /// Taken while an intent is stored and told to the node.
     intents: tokio::sync::Mutex<()>,
     first_token: Mutex<Option<String>>,
+    /// Held while [`Control::run`] runs.
+    at_work: tokio::sync::Mutex<()>,
     stop: CancellationToken,
 }
 
@@ -99,8 +101,9 @@ impl Control {
     /// If the store fails.
     pub async fn open(options: ControlOptions, store: Store, ports: Ports) -> Result<Arc<Self>, ControlError> {
         let first_token = Mutex::new(auth::first_token(&store).await?);
-        let (intents, stop) = (tokio::sync::Mutex::new(()), CancellationToken::new());
-        Ok(Arc::new(Self { options, ports, store, intents, first_token, stop }))
+        let (intents, at_work) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
+        let stop = CancellationToken::new();
+        Ok(Arc::new(Self { options, ports, store, intents, first_token, at_work, stop }))
     }
 
     /// The administrator's token, if nobody has been shown one yet. Once it has been shown, say so with

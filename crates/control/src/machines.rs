@@ -179,12 +179,7 @@ impl Control {
     }
 
     /// What happened to a machine, newest first.
-    pub(crate) async fn machine_events(
-        &self,
-        app: &AppRow,
-        id: &MachineId,
-        limit: usize,
-    ) -> Result<Vec<Event>, Error> {
+    pub(crate) async fn machine_events(&self, app: &AppRow, id: &MachineId, limit: usize) -> Result<Vec<Event>, Error> {
         let mut machine = self.machine(app, id).await?;
         machine.events.truncate(limit);
         Ok(machine.events)
@@ -265,8 +260,22 @@ const WEATHER: [&str; 16] = [
     "still", "sunny", "windy",
 ];
 const WADERS: [&str; 16] = [
-    "avocet", "curlew", "dotterel", "dunlin", "godwit", "knot", "lapwing", "phalarope", "plover", "redshank", "ruff",
-    "sanderling", "snipe", "stilt", "turnstone", "whimbrel",
+    "avocet",
+    "curlew",
+    "dotterel",
+    "dunlin",
+    "godwit",
+    "knot",
+    "lapwing",
+    "phalarope",
+    "plover",
+    "redshank",
+    "ruff",
+    "sanderling",
+    "snipe",
+    "stilt",
+    "turnstone",
+    "whimbrel",
 ];
 
 /// A name for people, such as `misty-curlew-4821`.

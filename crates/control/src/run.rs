@@ -26,6 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Control {
     /// Repairs what the last process left open, then works until [`Control::shutdown`]. Dropping it is safe.
     pub async fn run(self: Arc<Self>) {
+        let _at_work = self.at_work.lock().await;
         if let Err(error) = self.reconcile().await {
             tracing::error!("cannot compare the machines wanted with those there are: {}", Report(&error));
         }
@@ -61,9 +62,11 @@ impl Control {
         workers.shutdown().await;
     }
 
-    /// Ends [`Control::run`] and closes the database. Deployments under way go on at the next start.
+    /// Ends [`Control::run`] and every stream that a client reads, then closes the database: requests that come later
+    /// fail. Deployments under way go on at the next start.
     pub async fn shutdown(&self) {
         self.stop.cancel();
+        let _at_rest = self.at_work.lock().await;
         self.store.close().await;
     }
 

@@ -160,7 +160,8 @@ fn check(values: &BTreeMap<String, Option<String>>) -> Result<(), Error> {
     for (name, value) in values {
         let first = |c: char| c.is_ascii_alphabetic() || c == '_';
         if !name.starts_with(first) || !name.chars().all(|c| first(c) || c.is_ascii_digit()) || name.len() > 128 {
-            problems.push(format!("{name:?} is not a secret's name: letters, digits and '_', not beginning with a digit"));
+            problems
+                .push(format!("{name:?} is not a secret's name: letters, digits and '_', not beginning with a digit"));
         }
         if name.starts_with("FLY_") {
             problems.push(format!("{name} belongs to the platform; choose a name that does not begin with FLY_"));

@@ -22,14 +22,7 @@ pub(crate) mod releases;
 pub(crate) mod secrets;
 pub(crate) mod tokens;
 
-use std::{
-    fs::OpenOptions,
-    io,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs::OpenOptions, io, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{
@@ -75,10 +68,7 @@ impl Store {
             .busy_timeout(Duration::from_secs(10));
         let pool = |connections| SqlitePoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
         let writer = pool(1).connect_with(options.clone()).await.map_err(database)?;
-        sqlx::migrate!()
-            .run(&writer)
-            .await
-            .map_err(|source| ControlError::Migration { path: name.clone(), source })?;
+        sqlx::migrate!().run(&writer).await.map_err(|source| ControlError::Migration { path: name.clone(), source })?;
         let reader = pool(READERS).connect_with(options.read_only(true)).await.map_err(database)?;
         let store = Self { reader, writer, changes: Arc::new(watch::Sender::new(0)) };
         orgs::ensure_default(&store).await?;

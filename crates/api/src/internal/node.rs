@@ -200,7 +200,8 @@ pub trait Node: Send + Sync {
     async fn create(&self, spec: MachineSpec, launch: Launch) -> Result<Arc<Observed>, NodeError>;
 
     /// Gives a machine another version of its configuration. Returns once that is in the ledger. A machine that
-    /// runs is stopped in the orderly way, made anew (its writable layer is reset) and started again.
+    /// runs is stopped in the orderly way, made anew (its writable layer is reset) and started again. The spec that it
+    /// has, or is about to get, a second time changes nothing.
     async fn update(&self, spec: MachineSpec) -> Result<Arc<Observed>, NodeError>;
 
     /// Starts a machine and returns when its program runs. The state before is returned.

@@ -20,7 +20,7 @@ impl Control {
     /// What is known about a machine that did not become ready.
     pub(crate) async fn diagnose(&self, machine: &MachineId, config: &MachineConfig, why: &str) -> DeployFailure {
         let observed = self.observed(machine);
-        let exit = observed.as_deref().and_then(|observed| ready::crash(observed).or(observed.last_exit.clone()));
+        let exit = observed.as_deref().and_then(ready::crash);
         let report = self.inspect(machine).await.unwrap_or_default();
         DeployFailure {
             summary: format!("machine {machine}: {why}"),
@@ -88,8 +88,11 @@ fn exit_hint(config: &MachineConfig, exit: &ExitEvent) -> String {
         _ if exit.oom_killed => {
             format!("{memory} MB of memory were not enough: give it more, `memory = \"{}mb\"` in [[vm]]", memory * 2)
         }
-        127 => "the command was not found in the image: check [processes], or the image's ENTRYPOINT and CMD".to_owned(),
-        126 => "the command cannot be executed: check its permission bits and that it is made for this processor".to_owned(),
+        127 => {
+            "the command was not found in the image: check [processes], or the image's ENTRYPOINT and CMD".to_owned()
+        }
+        126 => "the command cannot be executed: check its permission bits and that it is made for this processor"
+            .to_owned(),
         0 => "the program ended by itself; a server keeps running in the foreground".to_owned(),
         _ => "the last lines say what the program complained about; set what it misses, then deploy again".to_owned(),
     }
@@ -103,6 +106,8 @@ fn port_hint(port: u16, report: &GuestReport) -> String {
              listen on {port}",
             socket.port, socket.port
         ),
-        None => format!("nothing listens on port {port}, which is the service's internal_port: let the app listen on 0.0.0.0:{port}"),
+        None => format!(
+            "nothing listens on port {port}, which is the service's internal_port: let the app listen on 0.0.0.0:{port}"
+        ),
     }
 }

@@ -208,7 +208,8 @@ pub(crate) fn describe(change: &Change) -> PlanStep {
 pub(crate) fn warnings(changes: &[Change], immediate: bool) -> Vec<String> {
     let mut warnings: Vec<_> = changes.iter().filter_map(pause).collect();
     if immediate && changes.iter().any(|change| touched(change).is_some()) {
-        warnings.push("strategy immediate: machines are replaced without waiting for health, so requests may fail".into());
+        warnings
+            .push("strategy immediate: machines are replaced without waiting for health, so requests may fail".into());
     }
     warnings
 }

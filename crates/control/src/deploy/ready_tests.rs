@@ -89,10 +89,12 @@ fn without_services_it_must_keep_running_for_a_while() {
 #[test]
 fn an_exit_counts_only_if_nobody_asked_for_it_and_only_since_the_last_change() {
     let event = |kind: &str, requested_stop: Option<bool>| {
-        let exit = requested_stop.map(|requested_stop| serde_json::json!({
-            "exit_code": 3, "guest_exit_code": 3, "guest_signal": 0, "oom_killed": false,
-            "requested_stop": requested_stop, "restarting": false, "signal": -1, "exited_at": 0,
-        }));
+        let exit = requested_stop.map(|requested_stop| {
+            serde_json::json!({
+                "exit_code": 3, "guest_exit_code": 3, "guest_signal": 0, "oom_killed": false,
+                "requested_stop": requested_stop, "restarting": false, "signal": -1, "exited_at": 0,
+            })
+        });
         serde_json::from_value(serde_json::json!({
             "id": "1", "type": kind, "status": "", "source": "dunlin", "timestamp": 0, "request": {"exit_event": exit},
         }))

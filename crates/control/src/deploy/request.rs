@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use api::{
     internal::PullCredentials,
     public::deploys::{
-        DeployEvent, DeployRequest, Deployment, DeploymentStatus, Plan, RegistryAuth, Release, ReleaseConfig, RollbackRequest, ScaleRequest,
+        DeployEvent, DeployRequest, Deployment, DeploymentStatus, Plan, RegistryAuth, Release, ReleaseConfig,
+        RollbackRequest, ScaleRequest,
     },
 };
 use config::{AppConfig, Strategy};
@@ -17,9 +18,9 @@ use crate::{
     auth::Caller,
     error::Error,
     store::{
+        Tx,
         apps::{self, AppRow},
         deployments,
-        Tx,
         releases::{self, ReleaseRow, status},
     },
 };
@@ -268,7 +269,12 @@ impl Control {
 
     /// What happened in a deployment after event number `after`: at least one event, or none if it has ended and all
     /// of it is told.
-    pub(crate) async fn deployment_events(&self, app: &AppRow, id: &str, after: u64) -> Result<Vec<DeployEvent>, Error> {
+    pub(crate) async fn deployment_events(
+        &self,
+        app: &AppRow,
+        id: &str,
+        after: u64,
+    ) -> Result<Vec<DeployEvent>, Error> {
         let mut changes = self.store.changes();
         loop {
             changes.borrow_and_update();
@@ -285,10 +291,7 @@ impl Control {
 /// What a deployment rolls out.
 enum Rollout<'a> {
     /// A release that is made with it.
-    New {
-        draft: &'a Draft,
-        user: &'a str,
-    },
+    New { draft: &'a Draft, user: &'a str },
     /// One that there is.
     Again(ReleaseRow),
 }
@@ -352,7 +355,9 @@ fn check_counts(definition: &Definition, counts: &BTreeMap<String, u32>) -> Resu
             }
             Some(group) if !group.config.mounts.is_empty() && *count > 1 => {
                 let volume = &group.config.mounts[0].name;
-                problems.push(format!("{name}: volume {volume} can be used by one machine at a time, so there is one at most"));
+                problems.push(format!(
+                    "{name}: volume {volume} can be used by one machine at a time, so there is one at most"
+                ));
             }
             Some(_) if *count > MAX_COUNT => problems.push(format!("{name}: {MAX_COUNT} machines at most")),
             Some(_) => {}

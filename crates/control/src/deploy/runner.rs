@@ -156,8 +156,7 @@ impl Run<'_> {
 
     /// Begins, unless somebody else holds the lease that is returned.
     async fn try_to_begin(&mut self) -> Result<Option<LeaseRow>, Error> {
-        let changes =
-            self.control.changes(&self.app, &self.definition, self.release.version, &self.row.counts).await?;
+        let changes = self.control.changes(&self.app, &self.definition, self.release.version, &self.row.counts).await?;
         let mut tx = self.control.store.begin().await?;
         for machine in changes.iter().filter_map(plan::touched) {
             if let Some(lease) = leases::find(&mut *tx, &machine.id).await? {
@@ -192,6 +191,7 @@ impl Run<'_> {
             return self.end(DeploymentStatus::Complete).await;
         };
         match self.perform(&step).await {
+            // It has stored the cursor itself, together with what it does.
             Ok(()) if step == Step::Commit => {
                 self.row.cursor += 1;
                 Ok(())
@@ -242,9 +242,11 @@ impl Run<'_> {
         }
         let row = DeploymentRow { cursor: self.row.cursor + 1, ..self.row.clone() };
         deployments::save(&mut tx, &row).await?;
-        let words = format!("release v{} runs", self.release.version);
-        deployments::tell(&mut tx, &row.id, row.status, None, &words).await?;
-        self.control.store.commit(tx).await
+        let words = "the release runs";
+        deployments::tell(&mut tx, &row.id, row.status, None, words).await?;
+        self.control.store.commit(tx).await?;
+        self.log(None, words);
+        Ok(())
     }
 
     async fn end(&mut self, status: DeploymentStatus) -> Result<(), Error> {
@@ -322,7 +324,9 @@ fn done(step: &Step) -> (Option<&MachineId>, String) {
 fn undone(step: &Step) -> Option<(&MachineId, String)> {
     match step {
         Step::Launch { machine, .. } => Some((machine, format!("machine {machine} is destroyed again"))),
-        Step::Update { machine, .. } => Some((machine, format!("machine {machine} has its former configuration again"))),
+        Step::Update { machine, .. } => {
+            Some((machine, format!("machine {machine} has its former configuration again")))
+        }
         Step::Retire { machine, .. } => Some((machine, format!("machine {machine} runs again"))),
         Step::AwaitReady { .. } | Step::Admit { .. } | Step::Commit | Step::Destroy { .. } => None,
     }

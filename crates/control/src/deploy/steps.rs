@@ -95,7 +95,11 @@ impl Run<'_> {
             Step::Retire { machine, before } if !before.cordoned => {
                 self.tolerate(machine, "give traffic back to", self.cordon(machine, false).await);
             }
-            Step::AwaitReady { .. } | Step::Admit { .. } | Step::Retire { .. } | Step::Commit | Step::Destroy { .. } => {}
+            Step::AwaitReady { .. }
+            | Step::Admit { .. }
+            | Step::Retire { .. }
+            | Step::Commit
+            | Step::Destroy { .. } => {}
         }
         Ok(())
     }
@@ -208,12 +212,14 @@ impl Run<'_> {
         let node = &self.control.ports.node;
         node.cordon(machine, cordoned).await?;
         let mut views = node.observe();
-        let published = views.wait_for(|view| {
-            view.machines.get(machine).is_none_or(|observed| observed.cordoned == cordoned)
-        });
+        let published =
+            views.wait_for(|view| view.machines.get(machine).is_none_or(|observed| observed.cordoned == cordoned));
         match timeout(PUBLISH_TIMEOUT, published).await {
             Ok(Ok(view)) => Ok(view.generation),
-            _ => Err(NodeError::Timeout { what: format!("machine {machine} to be cordoned"), after: PUBLISH_TIMEOUT }.into()),
+            _ => {
+                Err(NodeError::Timeout { what: format!("machine {machine} to be cordoned"), after: PUBLISH_TIMEOUT }
+                    .into())
+            }
         }
     }
 

@@ -55,11 +55,7 @@ impl ControlOptions {
 
     /// The public address of an app's first HTTP port. Plain HTTP goes first, unless it only sends on to HTTPS: the
     /// platform's own domain may have a certificate that browsers do not know.
-    pub(crate) fn url<'c>(
-        &self,
-        app: &AppName,
-        configs: impl Iterator<Item = &'c MachineConfig>,
-    ) -> Option<String> {
+    pub(crate) fn url<'c>(&self, app: &AppName, configs: impl Iterator<Item = &'c MachineConfig>) -> Option<String> {
         let ports: Vec<_> = configs.flat_map(|config| &config.services).flat_map(|service| &service.ports).collect();
         let http = |port: &&&Port| port.handlers.contains(&Handler::Http);
         let tls = |port: &Port| port.handlers.contains(&Handler::Tls);

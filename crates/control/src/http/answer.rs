@@ -115,7 +115,10 @@ const MAX_TEXT_BYTES: usize = 1000;
 /// Brings errors of the libraries underneath (a path that does not decode, a refused upgrade) into the same shape.
 pub(super) async fn shape(response: Response) -> Response {
     let status = response.status();
-    let json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    let json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if !(status.is_client_error() || status.is_server_error()) || json {
         return response;
     }

@@ -44,9 +44,13 @@ pub(super) async fn get(State(control): State<Arc<Control>>, on: InApp) -> Answe
 /// Longest time that an answer waits for an app to be gone.
 const GONE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Destroys an app: machines, volumes, images, logs, secrets, releases. Goes on in the background if it takes long.
-#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(AppInPath), responses((status = 202, description = "it is gone, or will be")))]
-pub(super) async fn destroy(State(control): State<Arc<Control>>, on: InApp) -> Answer<(StatusCode, Json<serde_json::Value>)> {
+/// Destroys an app: machines (each may end in the orderly way), volumes, images, logs, secrets, releases. Goes on in
+/// the background if it takes long.
+#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(AppInPath, ("force" = Option<bool>, Query, description = "taken for compatibility; running machines are destroyed either way")), responses((status = 202, description = "it is gone, or will be")))]
+pub(super) async fn destroy(
+    State(control): State<Arc<Control>>,
+    on: InApp,
+) -> Answer<(StatusCode, Json<serde_json::Value>)> {
     on.caller.require_whole_org(&on.app)?;
     control.begin_to_destroy_app(&on.app).await?;
     if let Ok(waited) = tokio::time::timeout(GONE_TIMEOUT, control.app_gone(on.app.id)).await {

@@ -74,7 +74,7 @@ pub(super) async fn events(
 ) -> Answer<Response> {
     control.deployment(&on.app, &id).await?;
     let after = params.read("after")?.unwrap_or(0);
-    Ok(ndjson(event_stream(control, on.app, id, after)))
+    Ok(ndjson(&control, event_stream(Arc::clone(&control), on.app, id, after)))
 }
 
 fn event_stream(control: Arc<Control>, app: AppRow, id: String, after: u64) -> impl Stream<Item = DeployEvent> {
@@ -94,7 +94,11 @@ pub(super) async fn releases(State(control): State<Arc<Control>>, on: InApp) -> 
 
 /// The configuration file of a release; of the current one unless another is named.
 #[utoipa::path(get, path = "/v1/apps/{app}/config", tag = "deployments", params(AppInPath, ("version" = Option<u32>, Query)), responses((status = 200, body = ReleaseConfig)))]
-pub(super) async fn config(State(control): State<Arc<Control>>, on: InApp, params: Params) -> Answer<Json<ReleaseConfig>> {
+pub(super) async fn config(
+    State(control): State<Arc<Control>>,
+    on: InApp,
+    params: Params,
+) -> Answer<Json<ReleaseConfig>> {
     control.release_config(&on.app, params.read("version")?).await.map(Json)
 }
 
@@ -140,9 +144,9 @@ pub(super) async fn logs(State(control): State<Arc<Control>>, on: InApp, params:
     if params.is_set("follow") {
         let records = control.ports.logs.follow(filter);
         let records = stream::unfold(records, |mut records| async { Some((records.recv().await?, records)) });
-        return Ok(ndjson(records));
+        return Ok(ndjson(&control, records));
     }
-    Ok(ndjson(stream::iter(control.ports.logs.query(filter).await)))
+    Ok(ndjson(&control, stream::iter(control.ports.logs.query(filter).await)))
 }
 
 /// A moment: nanoseconds since 1970, an RFC 3339 time, or a duration before now.
@@ -162,8 +166,9 @@ fn since_ns(text: &str) -> Answer<u64> {
     })
 }
 
-/// A body of one JSON object a line.
-fn ndjson<T: Serialize + Send + 'static>(items: impl Stream<Item = T> + Send + 'static) -> Response {
+/// A body of one JSON object a line. It ends with the control plane.
+fn ndjson<T: Serialize + Send + 'static>(control: &Control, items: impl Stream<Item = T> + Send + 'static) -> Response {
+    let items = items.take_until(control.stop.clone().cancelled_owned());
     let lines = items.map(|item| Ok::<_, Infallible>(Bytes::from(crate::store::to_json(&item) + "\n")));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], HttpBody::from_stream(lines)).into_response()
 }

@@ -9,11 +9,7 @@ use api::{
         WaitReply,
     },
 };
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 use model::{GoDuration, machine::Event};
 use serde_json::{Value, json};
 
@@ -153,9 +149,15 @@ const MAX_WAIT_S: u64 = 60;
     ("timeout" = Option<u64>, Query, description = "seconds, 1 to 60; 60 unless given"),
     ("version" = Option<String>, Query, description = "only with this version of the configuration (also `instance_id`)")),
     responses((status = 200, body = WaitReply), (status = 408, body = api::public::ErrorBody)))]
-pub(super) async fn wait(State(control): State<Arc<Control>>, on: OnMachine, params: Params) -> Answer<Json<WaitReply>> {
+pub(super) async fn wait(
+    State(control): State<Arc<Control>>,
+    on: OnMachine,
+    params: Params,
+) -> Answer<Json<WaitReply>> {
     let named = params.all("state").map(|name| {
-        let unknown = || format!("state: {name:?} cannot be waited for; use started, stopped, created, failed, destroyed or settled");
+        let unknown = || {
+            format!("state: {name:?} cannot be waited for; use started, stopped, created, failed, destroyed or settled")
+        };
         Target::parse(name).ok_or_else(|| Error::BadRequest(unknown()))
     });
     let mut states: Vec<_> = named.collect::<Answer<_>>()?;
@@ -221,7 +223,11 @@ const MAX_EVENTS: usize = 50;
 
 /// What happened to a machine, newest first.
 #[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/events", tag = "machines", params(MachineInPath, ("limit" = Option<usize>, Query, description = "50 at most; 20 unless given")), responses((status = 200, body = [Event])))]
-pub(super) async fn events(State(control): State<Arc<Control>>, on: OnMachine, params: Params) -> Answer<Json<Vec<Event>>> {
+pub(super) async fn events(
+    State(control): State<Arc<Control>>,
+    on: OnMachine,
+    params: Params,
+) -> Answer<Json<Vec<Event>>> {
     let limit = params.read("limit")?.unwrap_or(USUAL_EVENTS).min(MAX_EVENTS);
     control.machine_events(&on.app, &on.id, limit).await.map(Json)
 }

@@ -46,7 +46,10 @@ pub fn document() -> openapi::OpenApi {
     document.merge(routes);
     let error = Ref::from_schema_name(api::public::ErrorBody::name());
     let error = ContentBuilder::new().schema(Some(error)).build();
-    let error = ResponseBuilder::new().description("what happened, and what to do next").content("application/json", error).build();
+    let error = ResponseBuilder::new()
+        .description("what happened, and what to do next")
+        .content("application/json", error)
+        .build();
     for item in document.paths.paths.values_mut() {
         let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {

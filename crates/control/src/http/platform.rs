@@ -23,7 +23,8 @@ pub(super) async fn facts(State(control): State<Arc<Control>>, caller: Caller) -
 #[utoipa::path(get, path = "/v1/platform/regions", tag = "platform", responses((status = 200, body = RegionList)))]
 pub(super) async fn regions(State(control): State<Arc<Control>>, _caller: Caller) -> Answer<Json<RegionList>> {
     let code = control.options.region.clone();
-    let region = RegionInfo { name: code.to_string(), code: code.clone(), gateway_available: false, requires_paid_plan: false };
+    let region =
+        RegionInfo { name: code.to_string(), code: code.clone(), gateway_available: false, requires_paid_plan: false };
     Ok(Json(RegionList { regions: vec![region], nearest: code }))
 }
 

@@ -6,11 +6,7 @@ use api::public::{
     deploys::Deployment,
     machines::{Secret, SecretList, SecretValue, SetSecrets},
 };
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-};
+use axum::{Json, extract::State, http::StatusCode};
 
 use super::extract::{AppInPath, Body, InApp, LastPart};
 use crate::{Control, error::Error};

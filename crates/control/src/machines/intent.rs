@@ -57,16 +57,14 @@ impl Control {
         let id = spec.id.clone();
         let before = machines::find(self.store.reader(), app, &id).await?;
         let before = before.ok_or_else(|| Error::not_found("machine", id.as_str()))?.spec;
-        if let Some(expected) = expected.filter(|expected| !expected.is_empty() && *expected != before.version.as_str()) {
+        if let Some(expected) = expected.filter(|expected| !expected.is_empty() && *expected != before.version.as_str())
+        {
             return Err(Error::Conflict {
                 message: format!("machine {id} has version {} by now, not {expected}", before.version),
                 hint: "read the machine again and apply the change to what it is now",
             });
         }
         self.store_spec(&spec).await?;
-        if self.observed(&id).is_some_and(|observed| observed.spec.version == spec.version) {
-            return Ok(());
-        }
         match self.ports.node.update(spec).await {
             Ok(_) => Ok(()),
             Err(refused) => {

@@ -8,8 +8,7 @@ use model::machine::{
 use crate::error::Error;
 
 /// Signals by which a program may be asked to end.
-const STOP_SIGNALS: [&str; 8] =
-    ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGSTOP"];
+const STOP_SIGNALS: [&str; 8] = ["SIGHUP", "SIGINT", "SIGQUIT", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGSTOP"];
 const MAX_STOP_TIMEOUT_S: u64 = 300;
 const MAX_ENV_BYTES: usize = 256 * 1024;
 const MAX_FILES_BYTES: usize = 1024 * 1024;
@@ -138,7 +137,8 @@ fn mounts(mounts: &[Mount]) -> Vec<String> {
         let name = &mount.name;
         let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if name.is_empty() || name.len() > 30 || !name.chars().all(inner) {
-            problems.push(format!("{name:?} is not a volume's name: 1 to 30 lower-case letters, digits and underscores"));
+            problems
+                .push(format!("{name:?} is not a volume's name: 1 to 30 lower-case letters, digits and underscores"));
         }
         if !is_clean_absolute(&mount.path) || mount.path.trim_end_matches('/').is_empty() {
             problems.push(format!("{:?} is not a place for a volume: give an absolute path other than /", mount.path));

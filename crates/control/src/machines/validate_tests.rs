@@ -40,7 +40,10 @@ fn each_mistake_is_named_by_its_key() {
         (json!({"services": [{"internal_port": 0}]}), "internal_port"),
         (json!({"services": [{"internal_port": 80, "ports": [{}]}]}), "services[0]: ports[0]"),
         (json!({"services": [{"internal_port": 80, "ports": [{"port": 80, "force_https": true}]}]}), "force_https"),
-        (json!({"services": [{"internal_port": 80, "ports": [{"port": 80, "handlers": ["http", "tls"]}]}]}), "tls before"),
+        (
+            json!({"services": [{"internal_port": 80, "ports": [{"port": 80, "handlers": ["http", "tls"]}]}]}),
+            "tls before",
+        ),
         (json!({"services": [{"internal_port": 80, "checks": [{"path": "x"}]}]}), "path begins with /"),
         (json!({"checks": {"up": {"type": "tcp"}}}), "config.checks.up: port is missing"),
     ] {

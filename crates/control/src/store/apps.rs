@@ -57,11 +57,7 @@ pub(crate) async fn by_id(db: impl SqliteExecutor<'_>, id: i64) -> Result<Option
 }
 
 /// The apps within the scope, by name; of one organization if its short name is given.
-pub(crate) async fn list(
-    db: impl SqliteExecutor<'_>,
-    scope: Scope,
-    slug: Option<&str>,
-) -> Result<Vec<AppRow>, Error> {
+pub(crate) async fn list(db: impl SqliteExecutor<'_>, scope: Scope, slug: Option<&str>) -> Result<Vec<AppRow>, Error> {
     let (org, app) = scope.ids();
     let sql = select_app!(
         "(?1 IS NULL OR o.slug = ?1) AND (?2 IS NULL OR a.org_id = ?2) AND (?3 IS NULL OR a.id = ?3) ORDER BY a.name"
@@ -116,11 +112,7 @@ pub(crate) async fn delete(tx: &mut Tx, app: i64) -> Result<(), Error> {
 
 /// The release that is to run from now on.
 pub(crate) async fn set_current_release(tx: &mut Tx, app: i64, release: i64) -> Result<(), Error> {
-    sqlx::query("UPDATE apps SET current_release = ? WHERE id = ?")
-        .bind(release)
-        .bind(app)
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query("UPDATE apps SET current_release = ? WHERE id = ?").bind(release).bind(app).execute(&mut **tx).await?;
     Ok(())
 }
 

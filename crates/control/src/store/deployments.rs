@@ -71,11 +71,7 @@ macro_rules! select_deployment {
 }
 
 /// The app's deployment of this id.
-pub(crate) async fn find(
-    db: impl SqliteExecutor<'_>,
-    app: i64,
-    id: &str,
-) -> Result<Option<DeploymentRow>, Error> {
+pub(crate) async fn find(db: impl SqliteExecutor<'_>, app: i64, id: &str) -> Result<Option<DeploymentRow>, Error> {
     let sql = select_deployment!("app_id = ? AND id = ?");
     let raw: Option<Raw> = sqlx::query_as(sql).bind(app).bind(id).fetch_optional(db).await?;
     raw.map(DeploymentRow::try_from).transpose()

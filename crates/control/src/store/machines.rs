@@ -52,10 +52,7 @@ impl TryFrom<Raw> for MachineRow {
 
 macro_rules! select_machine {
     ($tail:literal) => {
-        concat!(
-            "SELECT app_id, spec, launch, gone, created_at, updated_at, destroyed_at FROM machines WHERE ",
-            $tail
-        )
+        concat!("SELECT app_id, spec, launch, gone, created_at, updated_at, destroyed_at FROM machines WHERE ", $tail)
     };
 }
 
@@ -64,11 +61,7 @@ fn rows(raw: Vec<Raw>) -> Result<Vec<MachineRow>, Error> {
 }
 
 /// The app's machine of this id.
-pub(crate) async fn find(
-    db: impl SqliteExecutor<'_>,
-    app: i64,
-    id: &MachineId,
-) -> Result<Option<MachineRow>, Error> {
+pub(crate) async fn find(db: impl SqliteExecutor<'_>, app: i64, id: &MachineId) -> Result<Option<MachineRow>, Error> {
     let sql = select_machine!("app_id = ? AND id = ?");
     let raw: Option<Raw> = sqlx::query_as(sql).bind(app).bind(id.as_str()).fetch_optional(db).await?;
     raw.map(MachineRow::try_from).transpose()
@@ -147,8 +140,7 @@ pub(crate) async fn spec_of_version(
     version: &str,
 ) -> Result<Option<MachineSpec>, Error> {
     let sql = "SELECT spec FROM machine_versions WHERE machine_id = ? AND version = ?";
-    let spec: Option<String> =
-        sqlx::query_scalar(sql).bind(id.as_str()).bind(version).fetch_optional(db).await?;
+    let spec: Option<String> = sqlx::query_scalar(sql).bind(id.as_str()).bind(version).fetch_optional(db).await?;
     spec.as_deref().map(|text| from_json("machine version", text)).transpose()
 }
 
@@ -177,11 +169,13 @@ pub(crate) async fn set_gone(tx: &mut Tx, id: &MachineId, gone: bool) -> Result<
 /// A machine is gone.
 pub(crate) async fn set_destroyed(tx: &mut Tx, id: &MachineId) -> Result<(), Error> {
     let now = to_i64(kit::clock::unix_ms());
-    sqlx::query("UPDATE machines SET gone = 1, updated_at = ?1, destroyed_at = ?1 WHERE id = ?2 AND destroyed_at IS NULL")
-        .bind(now)
-        .bind(id.as_str())
-        .execute(&mut **tx)
-        .await?;
+    sqlx::query(
+        "UPDATE machines SET gone = 1, updated_at = ?1, destroyed_at = ?1 WHERE id = ?2 AND destroyed_at IS NULL",
+    )
+    .bind(now)
+    .bind(id.as_str())
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

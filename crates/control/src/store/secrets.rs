@@ -18,11 +18,7 @@ pub(crate) struct SecretRow {
 }
 
 /// The secrets of one version, by name.
-pub(crate) async fn at_version(
-    db: impl SqliteExecutor<'_>,
-    app: i64,
-    version: u64,
-) -> Result<Vec<SecretRow>, Error> {
+pub(crate) async fn at_version(db: impl SqliteExecutor<'_>, app: i64, version: u64) -> Result<Vec<SecretRow>, Error> {
     let sql = "SELECT name, sealed, digest, created_at, updated_at FROM secrets
                WHERE app_id = ?1 AND since <= ?2 AND (until IS NULL OR until > ?2) ORDER BY name";
     Ok(sqlx::query_as(sql).bind(app).bind(to_i64(version)).fetch_all(db).await?)

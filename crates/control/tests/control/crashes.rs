@@ -1,8 +1,8 @@
 //! A control plane that is killed in the middle of a deployment, at every call to its host, before and after the call's
 //! effect. The next one, on the same database, brings the deployment to an end: complete, or undone without a trace.
 
-use serde_json::{Value, json};
 use crate::support::{Client, PATIENCE, Side, World};
+use serde_json::{Value, json};
 
 const WEB: &str = "[http_service]\ninternal_port = 8080\n";
 const VOLUME: &str = "[http_service]\ninternal_port = 8080\n[mounts]\nsource = \"data\"\ndestination = \"/data\"\n";
@@ -194,4 +194,21 @@ async fn a_machine_that_the_host_never_heard_of_is_made_after_a_restart() {
     let id = client.machine_ids("web").await.remove(0);
     client.get(&format!("/v1/apps/web/machines/{id}/wait?state=started")).await.ok();
     assert_eq!(world.host.machines().len(), 1);
+}
+
+#[tokio::test]
+async fn a_machine_that_nobody_asked_for_is_left_alone() {
+    let world = World::new();
+    let (running, client) = world.start_first().await;
+    client.create_app("web").await;
+    client.post("/v1/apps/web/machines", json!({"config": {"image": "good"}})).await.ok();
+    let mut spec = world.host.machines().into_values().next().unwrap().spec.clone();
+    spec.id = "00000000000001".parse().unwrap();
+    running.kill().await;
+    world.host.plant(spec);
+    let next = world.start().await;
+    let client = next.client(client.token());
+    client.deployed("web", WEB, "good:v1").await;
+    assert_eq!(world.host.machines().len(), 3);
+    assert_eq!(client.machines("web").await.len(), 2);
 }

@@ -1,8 +1,8 @@
 //! Deployments as a client sees them.
 
+use crate::support::{Client, PATIENCE, Running, World};
 use model::machine::MachineState;
 use serde_json::{Value, json};
-use crate::support::{Client, PATIENCE, Running, World};
 
 const WEB: &str = "[http_service]\ninternal_port = 8080\n";
 const CHECKED: &str = "[http_service]\ninternal_port = 8080\n[[http_service.checks]]\npath = \"/\"\n\
@@ -41,8 +41,8 @@ async fn the_first_deployment_makes_one_machine_and_tells_the_address() {
     assert_eq!(releases[0]["status"], "complete");
     assert_eq!(releases[0]["current"], true);
     assert_eq!(client.get("/v1/apps/web").await.ok()["status"], "deployed");
-    let told = world.logs.0.lock().unwrap().iter().any(|record| record.message.contains("release v1 runs"));
-    assert!(!told, "the commit is told in the deployment's own events");
+    let told = world.logs.0.lock().unwrap().iter().any(|record| record.message == "deployment of v1: the release runs");
+    assert!(told, "the app's log tells of its deployments");
 }
 
 #[tokio::test]
@@ -255,13 +255,14 @@ async fn scaling_makes_and_takes_machines_of_the_current_release() {
 #[tokio::test]
 async fn a_failed_scale_leaves_the_current_release_as_it_is() {
     let (_world, _running, client) = app().await;
-    let request = json!({"config": CHECKED, "image": "sick:v1", "strategy": "immediate"});
-    let id = client.post("/v1/apps/web/deployments", request).await.ok()["id"].as_str().unwrap().to_owned();
-    client.ended("web", &id).await;
-    let rolling = client.post("/v1/apps/web/scale", json!({"counts": {"app": 2}})).await.ok();
-    let ended = client.ended("web", rolling["id"].as_str().unwrap()).await;
-    assert_eq!(ended["status"], "complete", "the release's own strategy holds for scaling too: {ended}");
-    assert_eq!(client.get("/v1/apps/web/releases").await.ok()[0]["status"], "complete");
+    client.deployed("web", WEB, "flaky:v1").await;
+    let before = client.machine_ids("web").await;
+    let scaled = client.post("/v1/apps/web/scale", json!({"counts": {"app": 2}})).await.ok();
+    let scaled = client.ended("web", scaled["id"].as_str().unwrap()).await;
+    assert_eq!(scaled["status"], "failed", "the second machine of this image crashes: {scaled}");
+    assert_eq!(client.machine_ids("web").await, before);
+    let release = &client.get("/v1/apps/web/releases").await.ok()[0];
+    assert_eq!((&release["status"], &release["current"]), (&json!("complete"), &json!(true)));
 }
 
 #[tokio::test]
@@ -324,7 +325,8 @@ async fn a_deployment_waits_for_a_lease_and_holds_its_own() {
     let waiting = async {
         loop {
             let told = client.get(&format!("/v1/apps/web/deployments/{deployment}")).await.ok();
-            let logged = world.logs.0.lock().unwrap().iter().any(|record| record.message.contains("waits for the lease"));
+            let logged =
+                world.logs.0.lock().unwrap().iter().any(|record| record.message.contains("waits for the lease"));
             if logged {
                 break assert_eq!(told["status"], "pending");
             }
@@ -440,4 +442,34 @@ async fn a_stopped_machine_runs_again_after_a_deployment() {
     let machines = world.host.machines();
     assert_eq!(machines.len(), 1);
     assert!(machines.values().all(|observed| observed.state == MachineState::Started));
+}
+
+#[tokio::test]
+async fn only_so_many_deployments_wait() {
+    let (world, _running, client) = app().await;
+    world.host.freeze_at(1, crate::support::Side::Before);
+    for version in 0..8 {
+        client.deploy("web", WEB, &format!("good:v{version}")).await;
+    }
+    let request = json!({"config": WEB, "image": "good:v9"});
+    let refused = client.post("/v1/apps/web/deployments", request).await.refused(429);
+    assert!(refused.contains("8 deployments"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_streams_and_the_next_start_goes_on() {
+    let (world, running, client) = app().await;
+    world.host.freeze_at(1, crate::support::Side::Before);
+    let id = client.deploy("web", WEB, "good:v1").await;
+    tokio::time::timeout(PATIENCE, world.host.frozen.notified()).await.unwrap();
+    let watching = {
+        let (client, path) = (client.clone(), format!("/v1/apps/web/deployments/{id}/events"));
+        tokio::spawn(async move { client.get(&path).await })
+    };
+    running.control.shutdown().await;
+    tokio::time::timeout(PATIENCE, watching).await.unwrap().unwrap();
+    world.host.thaw();
+    let next = world.start().await;
+    let client = next.client(client.token());
+    assert_eq!(client.ended("web", &id).await["status"], "complete");
 }

@@ -1,8 +1,8 @@
 //! The doors: who may enter, how mistakes are answered, and the document that describes them.
 
+use crate::support::{Answer, Client, Running, World};
 use axum::http::Method;
 use serde_json::{Value, json};
-use crate::support::{Answer, Client, Running, World};
 
 async fn platform() -> (World, Running, Client) {
     let world = World::new();
@@ -123,7 +123,8 @@ async fn organizations_do_not_see_each_other() {
     fish.delete(&format!("/v1/apps/reef/machines/{id}?force=true")).await.refused(404);
     fish.delete("/v1/apps/nest").await.refused(404);
     fish.post("/v1/orgs", json!({"slug": "more"})).await.refused(403);
-    let networks = async |client: &Client, app: &str| client.get(&format!("/v1/apps/{app}")).await.ok()["network"].clone();
+    let networks =
+        async |client: &Client, app: &str| client.get(&format!("/v1/apps/{app}")).await.ok()["network"].clone();
     assert_eq!(networks(&birds, "nest").await, "default");
     let reef = fish.post("/v1/apps/reef/machines", json!({"config": {"image": "a"}})).await.ok();
     let prefix = |machine: &Value| machine["private_ip"].as_str().unwrap().split(':').nth(2).unwrap().to_owned();

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::support::{Client, PATIENCE, Running, World};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use crate::support::{Client, PATIENCE, Running, World};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 const MACHINES: &str = "/v1/apps/web/machines";
@@ -29,7 +29,8 @@ fn path(machine: &Value, rest: &str) -> String {
 #[tokio::test]
 async fn a_machine_is_made_shown_listed_and_destroyed() {
     let (world, _running, client) = app().await;
-    let machine = create(&client, json!({"name": "first", "config": {"image": "good:v1", "metadata": {"role": "db"}}})).await;
+    let machine =
+        create(&client, json!({"name": "first", "config": {"image": "good:v1", "metadata": {"role": "db"}}})).await;
     assert_eq!(machine["name"], "first");
     assert_eq!(machine["region"], "local");
     assert_eq!(machine["instance_id"], machine["version"]);

@@ -1,7 +1,7 @@
 //! Secrets: they go in, reach machines, and are never seen again.
 
-use serde_json::json;
 use crate::support::World;
+use serde_json::json;
 
 const SECRET: &str = "correct-horse-battery-staple";
 

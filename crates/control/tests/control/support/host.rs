@@ -232,7 +232,8 @@ impl Node for Host {
         self.gate(Side::Before).await;
         let id = spec.id.clone();
         self.change(|machines| {
-            let first = !machines.values().any(|other| other.spec.image.digest == spec.image.digest && other.spec.id != id);
+            let first =
+                !machines.values().any(|other| other.spec.image.digest == spec.image.digest && other.spec.id != id);
             machines.entry(id.clone()).or_insert_with(|| {
                 let mut spec = spec;
                 if spec.image.reference.starts_with("flaky") {
@@ -254,6 +255,9 @@ impl Node for Host {
         self.gate(Side::Before).await;
         let id = spec.id.clone();
         self.with(&id, Some(Action::Update), |observed| {
+            if observed.spec == spec {
+                return;
+            }
             let ran = observed.state.may_run();
             halt(observed);
             observed.spec = spec;

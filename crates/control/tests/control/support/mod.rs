@@ -16,8 +16,8 @@ use model::{AppName, Digest, ImageConfig, ImageSpec, OrgSlug, log::LogRecord};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-pub use client::{Answer, Client};
 pub use client::PATIENCE;
+pub use client::{Answer, Client};
 pub use host::{Host, Side};
 
 /// What outlives a control plane: its directory, its host, its logs.
