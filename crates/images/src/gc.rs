@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A push may go on all the while. Whatever it relies on it wants first ([`BlobStore::want`]), and the sweep removes
-//! nothing that was wanted since the collection began, under the lock that wanting takes.
+//! nothing that was wanted since the collection began, under the lock that wanting takes. A manifest whose parts were
+//! wanted before is linked before the marking begins ([`Registry::wait_for_links`]).
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -65,6 +66,7 @@ pub(crate) struct Sweep<'a> {
 impl Sweep<'_> {
     /// Marks and sweeps.
     pub fn run(self, collection: &Collection) -> io::Result<Collected> {
+        self.registry.wait_for_links();
         let last_wanted = SystemTime::now().checked_sub(self.grace).unwrap_or(SystemTime::UNIX_EPOCH);
         let repositories = self.repositories()?;
         let marked = self.mark(&repositories, last_wanted)?;

@@ -20,7 +20,7 @@ use api::internal::{
 };
 use async_trait::async_trait;
 use axum::Router;
-use model::{AppName, ImageSpec, OrgSlug};
+use model::{AppName, Digest, ImageSpec, OrgSlug};
 use thiserror::Error;
 
 mod document;
@@ -148,6 +148,11 @@ impl Images {
     /// The registry's HTTP door; all of its paths begin with `/v2`.
     pub fn router(&self) -> Router {
         self.registry.router()
+    }
+
+    /// What an image of the store is made of, by its manifest's digest. Blocks shortly.
+    pub fn layers_of(&self, manifest: &Digest) -> Result<ImageLayers, ImageError> {
+        self.registry.store.layers(manifest, manifest.as_str())
     }
 
     /// Removes blobs, manifests and root filesystems that nothing reaches: no tag, nothing in use, nothing wanted

@@ -7,7 +7,12 @@
 //!
 //! The catalog of all repositories is not offered: it would tell tenants about each other.
 
-use std::{collections::HashSet, io, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    io,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -53,6 +58,8 @@ pub(crate) struct Registry {
     pub store: Arc<BlobStore>,
     pub repositories: Repositories,
     pub uploads: Uploads,
+    /// Held for reading from the check that the parts of a manifest are here until the manifest is linked.
+    linking: RwLock<()>,
     door: Door,
     max_blob_bytes: u64,
 }
@@ -71,6 +78,7 @@ impl Registry {
             store,
             repositories: Repositories::open(directory)?,
             uploads: Uploads::new(options.upload_idle),
+            linking: RwLock::default(),
             door: Door::new(options.access, options.scheme),
             max_blob_bytes: options.max_blob_bytes,
         }))
@@ -86,6 +94,12 @@ impl Registry {
             .layer(DefaultBodyLimit::disable())
             .layer(map_response(with_version))
             .with_state(Arc::clone(self))
+    }
+
+    /// Waits until every manifest that was checked before now is linked. A collector that has begun calls it before
+    /// it looks at what is linked; what is checked later is wanted since it began.
+    pub fn wait_for_links(&self) {
+        drop(self.linking.write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Removes the repositories `name` and `name/…`, and ends the uploads to them.

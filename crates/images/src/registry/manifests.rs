@@ -1,6 +1,6 @@
 //! Manifests: read them by tag or digest, push them when everything they refer to is here, delete them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::{
     body::{Body, Bytes},
@@ -127,6 +127,7 @@ fn accept(
     };
     let manifest = Manifest::parse(content, sent_as)?;
     let repository = registry.repositories.get(name);
+    let _linking = registry.linking.read().unwrap_or_else(PoisonError::into_inner);
     for part in manifest.children() {
         check_part(registry, &repository, name, &manifest, part)?;
     }
