@@ -84,7 +84,7 @@ impl AppConfig {
         let mut env = self.env.clone();
         env.insert("FLY_PROCESS_GROUP".to_owned(), group.to_owned());
         if let Some(region) = &self.primary_region {
-            env.entry("PRIMARY_REGION".to_owned()).or_insert_with(|| region.to_string());
+            env.insert("PRIMARY_REGION".to_owned(), region.to_string());
         }
         env
     }

@@ -64,7 +64,7 @@ fn common(section: &Section<'_>, groups: &Groups) -> (Vec<String>, Service) {
     let service = Service {
         internal_port: internal_port.and_then(|field| field.port()).unwrap_or_default(),
         autostop: section.get("auto_stop_machines").map(|field| auto_stop(&field)).unwrap_or_default(),
-        autostart: section.get("auto_start_machines").and_then(|field| field.boolean()),
+        autostart: section.get("auto_start_machines").and_then(|field| auto_start(&field)),
         min_machines_running: section.get("min_machines_running").and_then(|field| field.count(0..=10_000)),
         concurrency: section.get("concurrency").map(|field| concurrency(&field)).unwrap_or_default(),
         ..Service::default()
@@ -76,6 +76,7 @@ fn common(section: &Section<'_>, groups: &Groups) -> (Vec<String>, Service) {
 const SERVICE: &[unsupported::NotYet] = &[
     ("machine_checks", Without::Less, "no test machine is run during a deploy; health checks are"),
     ("force_instance_key", Without::Less, "every machine of the service gets requests"),
+    ("proxy_proto_options", Without::Less, "the app gets no PROXY protocol header"),
 ];
 
 /// Idle machines keep running in this version, so every answer but `off` is told.
@@ -90,6 +91,14 @@ fn auto_stop(field: &Field<'_>) -> AutoStop {
         unsupported::tell(field, Without::Less, "machines keep running when they have nothing to do");
     }
     AutoStop::Off
+}
+
+fn auto_start(field: &Field<'_>) -> Option<bool> {
+    let asks = field.boolean();
+    if asks == Some(true) {
+        unsupported::tell(field, Without::Less, "a machine that was stopped stays so until `dunlin machine start`");
+    }
+    asks
 }
 
 fn protocol(field: &Field<'_>) -> Option<Protocol> {

@@ -101,6 +101,9 @@ fn file(section: Section<'_>, groups: &Groups) -> Option<Scoped<FileSection>> {
         section.need("guest_path", "add `guest_path = \"/etc/app.conf\"`").and_then(|field| guest_path(&field));
     let mode = section.get("mode").and_then(|field| field.count(0..=0o7777));
     let text = |key, source: fn(String) -> FileSource| section.get(key).and_then(|field| field.string()).map(source);
+    if let Some(field) = section.get("raw_value").filter(Field::is_string) {
+        check_base64(&field);
+    }
     let given: Vec<FileSource> = [
         text("local_path", FileSource::LocalPath),
         text("secret_name", FileSource::SecretName),
@@ -117,4 +120,18 @@ fn file(section: Section<'_>, groups: &Groups) -> Option<Scoped<FileSection>> {
     section.finish();
     let value = FileSection { guest_path: guest_path?, source: given.into_iter().next()?, mode };
     Some(Scoped { processes, value })
+}
+
+/// Notes a content that is not base 64 (RFC 4648, section 4).
+fn check_base64(field: &Field<'_>) {
+    let Some(text) = field.string() else { return };
+    let digits = text.trim_end_matches('=');
+    let padding = text.len() - digits.len();
+    let alphabet = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+    if padding > 2 || !text.len().is_multiple_of(4) || !digits.bytes().all(alphabet) {
+        field.bad(
+            format!("`{}` is not base 64", field.path),
+            "write what `base64 -w0 FILE` prints, or use `local_path`",
+        );
+    }
 }

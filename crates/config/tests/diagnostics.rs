@@ -88,6 +88,7 @@ console_command = "/bin/sh"
 [http_service]
 internal_port = 8080
 auto_stop_machines = "suspend"
+auto_start_machines = true
 [http_service.http_options]
 compress = true
 [deploy]
@@ -111,12 +112,13 @@ enable_consul = true
             "2 warning swap_size_mb",
             "3 warning console_command",
             "6 warning http_service.auto_stop_machines",
-            "8 warning http_service.http_options.compress",
-            "10 warning deploy.strategy",
-            "11 warning statics",
-            "14 warning metrics",
-            "20 warning mounts.snapshot_retention",
-            "22 warning experimental.enable_consul",
+            "7 warning http_service.auto_start_machines",
+            "9 warning http_service.http_options.compress",
+            "11 warning deploy.strategy",
+            "12 warning statics",
+            "15 warning metrics",
+            "21 warning mounts.snapshot_retention",
+            "23 warning experimental.enable_consul",
         ]
     );
 }
@@ -152,7 +154,7 @@ protocol = "https"
 #[test]
 fn values_that_ask_for_nothing_are_let_pass() {
     let text = "swap_size_mb = 0\n[http_service]\ninternal_port = 80\nauto_stop_machines = \"off\"\n\
-                auto_start_machines = true\nmin_machines_running = 0\n[[vm]]\nsize = \"shared-cpu-1x\"\ngpus = 0\n";
+                auto_start_machines = false\nmin_machines_running = 0\n[[vm]]\nsize = \"shared-cpu-1x\"\ngpus = 0\n";
     assert_eq!(brief(text), [""; 0]);
 }
 
@@ -198,6 +200,8 @@ fn times_sizes_and_numbers_have_their_ranges() {
         ("[mounts]\nsource = \"../d\"\ndestination = \"/d\"", "mounts.source"),
         ("[[files]]\nguest_path = \"/a\"", "files[0]"),
         ("[[files]]\nguest_path = \"/a\"\nraw_value = \"\"\nsecret_name = \"S\"", "files[0]"),
+        ("[[files]]\nguest_path = \"/a\"\nraw_value = \"not base 64\"", "files[0].raw_value"),
+        ("[[files]]\nguest_path = \"/a\"\nraw_value = 1", "files[0].raw_value"),
         ("[restart]\npolicy = \"sometimes\"", "restart.policy"),
         ("[processes]\napp = \"a 'b\"", "processes.app"),
         ("[processes]\n\"a b\" = \"c\"", "processes.a b"),

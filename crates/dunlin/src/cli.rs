@@ -58,22 +58,22 @@ pub struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Globals {
     /// The app; else DUNLIN_APP, FLY_APP, or what the configuration file says
-    #[arg(short, long, global = true, value_name = "NAME")]
+    #[arg(short, long, global = true, help_heading = "Everywhere", value_name = "NAME")]
     pub app: Option<String>,
     /// The configuration file, or its directory; else fly.toml or dunlin.toml here
-    #[arg(short, long, global = true, value_name = "PATH")]
+    #[arg(short, long, global = true, help_heading = "Everywhere", value_name = "PATH")]
     pub config: Option<std::path::PathBuf>,
     /// Print data as JSON: one document, or one per line
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
     /// Say less
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Everywhere")]
     pub quiet: bool,
     /// The platform's API; else DUNLIN_API_URL, what `auth login` stored, or http://127.0.0.1:4280
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "URL")]
     pub url: Option<String>,
     /// The token; else DUNLIN_API_TOKEN, FLY_API_TOKEN, or what `auth login` stored
-    #[arg(long, global = true, value_name = "TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = "Everywhere", value_name = "TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 
