@@ -51,6 +51,8 @@ impl Control {
                         Ok((id, ())) => *id,
                         Err(error) => {
                             tracing::error!("a worker died: {error}");
+                            // What killed it would kill the next one as fast.
+                            sleep(PAUSE).await;
                             error.id()
                         }
                     };

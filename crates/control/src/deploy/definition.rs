@@ -28,6 +28,9 @@ pub(crate) struct Group {
     pub config: MachineConfig,
 }
 
+/// Longer than this no deployment waits for one machine.
+const MAX_WAIT_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+
 impl Definition {
     /// Works out what a configuration file wants with this image.
     pub(crate) fn new(config: &AppConfig, image: &str, strategy: Option<Strategy>) -> Result<Self, Error> {
@@ -39,7 +42,7 @@ impl Definition {
         let definition = Self {
             groups: config.groups().into_iter().map(group).collect::<Result<_, Error>>()?,
             immediate: strategy.unwrap_or(config.deploy.strategy) == Strategy::Immediate,
-            wait_timeout_ms: config.deploy.wait_timeout.0.as_millis() as u64,
+            wait_timeout_ms: config.deploy.wait_timeout.0.min(MAX_WAIT_TIMEOUT).as_millis() as u64,
         };
         definition.check_volumes()?;
         Ok(definition)

@@ -71,7 +71,8 @@ fn hint(config: &MachineConfig, exit: Option<&ExitEvent>, report: &GuestReport) 
     for (protocol, port) in wanted.filter(|(protocol, _)| *protocol == Protocol::Tcp) {
         if let Some(socket) = ready::loopback_only(report, (protocol, port)) {
             return format!(
-                "the app listens on {}:{port}, which nothing outside the machine reaches; bind 0.0.0.0:{port} (or [::]:{port})",
+                "the app listens on {}:{port}, which nothing outside the machine reaches; bind 0.0.0.0:{port} (or \
+                 [::]:{port})",
                 socket.address
             );
         }

@@ -36,6 +36,9 @@ pub(crate) struct Run<'a> {
     pub row: DeploymentRow,
 }
 
+/// Longest time between two looks at a lease that is waited for.
+const LEASE_POLL: Duration = Duration::from_secs(60);
+
 /// Identifiers nobody has used before.
 pub(crate) struct RandomIds;
 
@@ -148,8 +151,8 @@ impl Run<'_> {
                 told = true;
                 continue;
             }
-            let left = lease.expires_at.saturating_sub(kit::clock::unix_ms()) + 1;
-            let until = deadline.min(Instant::now() + Duration::from_millis(left));
+            let left = Duration::from_millis(lease.expires_at.saturating_sub(kit::clock::unix_ms()) + 1);
+            let until = deadline.min(Instant::now() + left.min(LEASE_POLL));
             let _ = timeout_at(until, changes.changed()).await;
         }
     }

@@ -20,13 +20,21 @@ use crate::{Control, auth::Caller, error::Error};
 type Answer<T> = Result<T, Error>;
 
 /// Apps that the caller may use.
-#[utoipa::path(get, path = "/v1/apps", tag = "apps", params(("org_slug" = Option<String>, Query, description = "only of this organization")), responses((status = 200, body = AppList)))]
+#[utoipa::path(
+    get, path = "/v1/apps", tag = "apps",
+    params(("org_slug" = Option<String>, Query, description = "only of this organization")),
+    responses((status = 200, body = AppList))
+)]
 pub(super) async fn list(State(control): State<Arc<Control>>, caller: Caller, params: Params) -> Answer<Json<AppList>> {
     control.apps(&caller, params.get("org_slug")).await.map(Json)
 }
 
 /// Creates an app.
-#[utoipa::path(post, path = "/v1/apps", tag = "apps", request_body = CreateApp, responses((status = 201, body = App), (status = 422, body = ErrorBody)))]
+#[utoipa::path(
+    post, path = "/v1/apps", tag = "apps",
+    request_body = CreateApp,
+    responses((status = 201, body = App), (status = 422, body = ErrorBody))
+)]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     caller: Caller,
@@ -46,7 +54,18 @@ const GONE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Destroys an app: machines (each may end in the orderly way), volumes, images, logs, secrets, releases. Goes on in
 /// the background if it takes long.
-#[utoipa::path(delete, path = "/v1/apps/{app}", tag = "apps", params(AppInPath, ("force" = Option<bool>, Query, description = "taken for compatibility; running machines are destroyed either way")), responses((status = 202, description = "it is gone, or will be")))]
+#[utoipa::path(
+    delete, path = "/v1/apps/{app}", tag = "apps",
+    params(
+        AppInPath,
+        (
+            "force" = Option<bool>,
+            Query,
+            description = "taken for compatibility; running machines are destroyed either way",
+        ),
+    ),
+    responses((status = 202, description = "it is gone, or will be"))
+)]
 pub(super) async fn destroy(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -60,7 +79,12 @@ pub(super) async fn destroy(
 }
 
 /// Makes a token that reaches this app alone.
-#[utoipa::path(post, path = "/v1/apps/{app}/deploy_token", tag = "access", params(AppInPath), request_body = CreateToken, responses((status = 201, body = TokenReply)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/deploy_token", tag = "access",
+    params(AppInPath),
+    request_body = CreateToken,
+    responses((status = 201, body = TokenReply))
+)]
 pub(super) async fn create_deploy_token(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -78,7 +102,11 @@ pub(super) async fn list_orgs(State(control): State<Arc<Control>>, caller: Calle
 }
 
 /// Creates an organization.
-#[utoipa::path(post, path = "/v1/orgs", tag = "access", request_body = CreateOrganization, responses((status = 201, body = Organization)))]
+#[utoipa::path(
+    post, path = "/v1/orgs", tag = "access",
+    request_body = CreateOrganization,
+    responses((status = 201, body = Organization))
+)]
 pub(super) async fn create_org(
     State(control): State<Arc<Control>>,
     caller: Caller,
@@ -88,7 +116,12 @@ pub(super) async fn create_org(
 }
 
 /// Makes a token that reaches this organization alone.
-#[utoipa::path(post, path = "/v1/orgs/{slug}/tokens", tag = "access", params(("slug" = String, Path, description = "the organization")), request_body = CreateToken, responses((status = 201, body = TokenReply)))]
+#[utoipa::path(
+    post, path = "/v1/orgs/{slug}/tokens", tag = "access",
+    params(("slug" = String, Path, description = "the organization")),
+    request_body = CreateToken,
+    responses((status = 201, body = TokenReply))
+)]
 pub(super) async fn create_org_token(
     State(control): State<Arc<Control>>,
     caller: Caller,

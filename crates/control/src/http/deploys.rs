@@ -27,7 +27,12 @@ type Answer<T> = Result<T, Error>;
 type Accepted = Answer<(StatusCode, Json<Deployment>)>;
 
 /// What a deployment would do. Nothing is changed.
-#[utoipa::path(post, path = "/v1/apps/{app}/plan", tag = "deployments", params(AppInPath), request_body = DeployRequest, responses((status = 200, body = Plan)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/plan", tag = "deployments",
+    params(AppInPath),
+    request_body = DeployRequest,
+    responses((status = 200, body = Plan))
+)]
 pub(super) async fn plan(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -38,7 +43,12 @@ pub(super) async fn plan(
 }
 
 /// Makes a release and begins its rollout, which goes on whether or not anyone watches.
-#[utoipa::path(post, path = "/v1/apps/{app}/deployments", tag = "deployments", params(AppInPath), request_body = DeployRequest, responses((status = 202, body = Deployment)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/deployments", tag = "deployments",
+    params(AppInPath),
+    request_body = DeployRequest,
+    responses((status = 202, body = Deployment))
+)]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -49,13 +59,21 @@ pub(super) async fn create(
 }
 
 /// The app's last deployments, newest first.
-#[utoipa::path(get, path = "/v1/apps/{app}/deployments", tag = "deployments", params(AppInPath), responses((status = 200, body = [Deployment])))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/deployments", tag = "deployments",
+    params(AppInPath),
+    responses((status = 200, body = [Deployment]))
+)]
 pub(super) async fn list(State(control): State<Arc<Control>>, on: InApp) -> Answer<Json<Vec<Deployment>>> {
     control.deployments(&on.app).await.map(Json)
 }
 
 /// A deployment.
-#[utoipa::path(get, path = "/v1/apps/{app}/deployments/{id}", tag = "deployments", params(AppInPath, ("id" = String, Path)), responses((status = 200, body = Deployment)))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/deployments/{id}", tag = "deployments",
+    params(AppInPath, ("id" = String, Path)),
+    responses((status = 200, body = Deployment))
+)]
 pub(super) async fn get(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -65,7 +83,15 @@ pub(super) async fn get(
 }
 
 /// A deployment's story, one JSON object a line, until it has ended.
-#[utoipa::path(get, path = "/v1/apps/{app}/deployments/{id}/events", tag = "deployments", params(AppInPath, ("id" = String, Path), ("after" = Option<u64>, Query, description = "only events with a higher number")), responses((status = 200, body = DeployEvent, content_type = "application/x-ndjson")))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/deployments/{id}/events", tag = "deployments",
+    params(
+        AppInPath,
+        ("id" = String, Path),
+        ("after" = Option<u64>, Query, description = "only events with a higher number"),
+    ),
+    responses((status = 200, body = DeployEvent, content_type = "application/x-ndjson"))
+)]
 pub(super) async fn events(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -87,13 +113,21 @@ fn event_stream(control: Arc<Control>, app: AppRow, id: String, after: u64) -> i
 }
 
 /// The app's last releases, newest first.
-#[utoipa::path(get, path = "/v1/apps/{app}/releases", tag = "deployments", params(AppInPath), responses((status = 200, body = [Release])))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/releases", tag = "deployments",
+    params(AppInPath),
+    responses((status = 200, body = [Release]))
+)]
 pub(super) async fn releases(State(control): State<Arc<Control>>, on: InApp) -> Answer<Json<Vec<Release>>> {
     control.releases(&on.app).await.map(Json)
 }
 
 /// The configuration file of a release; of the current one unless another is named.
-#[utoipa::path(get, path = "/v1/apps/{app}/config", tag = "deployments", params(AppInPath, ("version" = Option<u32>, Query)), responses((status = 200, body = ReleaseConfig)))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/config", tag = "deployments",
+    params(AppInPath, ("version" = Option<u32>, Query)),
+    responses((status = 200, body = ReleaseConfig))
+)]
 pub(super) async fn config(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -103,7 +137,12 @@ pub(super) async fn config(
 }
 
 /// Rolls an earlier release out again: image, configuration and secrets, as a new release.
-#[utoipa::path(post, path = "/v1/apps/{app}/rollback", tag = "deployments", params(AppInPath), request_body = RollbackRequest, responses((status = 202, body = Deployment)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/rollback", tag = "deployments",
+    params(AppInPath),
+    request_body = RollbackRequest,
+    responses((status = 202, body = Deployment))
+)]
 pub(super) async fn rollback(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -114,7 +153,12 @@ pub(super) async fn rollback(
 }
 
 /// Makes the current release run on another number of machines.
-#[utoipa::path(post, path = "/v1/apps/{app}/scale", tag = "deployments", params(AppInPath), request_body = ScaleRequest, responses((status = 202, body = Deployment)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/scale", tag = "deployments",
+    params(AppInPath),
+    request_body = ScaleRequest,
+    responses((status = 202, body = Deployment))
+)]
 pub(super) async fn scale(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -128,12 +172,21 @@ const USUAL_LINES: usize = 100;
 const MAX_LINES: usize = 10_000;
 
 /// The app's log, one JSON object a line; with `follow`, then what comes.
-#[utoipa::path(get, path = "/v1/apps/{app}/logs", tag = "logs", params(AppInPath,
-    ("follow" = Option<bool>, Query, description = "go on with what comes"),
-    ("since" = Option<String>, Query, description = "nanoseconds since 1970, an RFC 3339 time, or a duration before now (`10m`)"),
-    ("machine" = Option<String>, Query, description = "of this machine only"),
-    ("limit" = Option<usize>, Query, description = "the last so many; 100 unless given, 10000 at most")),
-    responses((status = 200, body = LogRecord, content_type = "application/x-ndjson")))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/logs", tag = "logs",
+    params(
+        AppInPath,
+        ("follow" = Option<bool>, Query, description = "go on with what comes"),
+        (
+            "since" = Option<String>,
+            Query,
+            description = "nanoseconds since 1970, an RFC 3339 time, or a duration before now (`10m`)",
+        ),
+        ("machine" = Option<String>, Query, description = "of this machine only"),
+        ("limit" = Option<usize>, Query, description = "the last so many; 100 unless given, 10000 at most"),
+    ),
+    responses((status = 200, body = LogRecord, content_type = "application/x-ndjson"))
+)]
 pub(super) async fn logs(State(control): State<Arc<Control>>, on: InApp, params: Params) -> Answer<Response> {
     let filter = LogFilter {
         app: on.app.name.clone(),

@@ -28,7 +28,12 @@ use super::extract::{Body, MachineInPath, OnMachine};
 use crate::{Control, error::Error};
 
 /// Runs a command to its end.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/exec", tag = "machines", params(MachineInPath), request_body = ExecMachine, responses((status = 200, body = ExecReply)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/exec", tag = "machines",
+    params(MachineInPath),
+    request_body = ExecMachine,
+    responses((status = 200, body = ExecReply))
+)]
 pub(super) async fn run(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -44,7 +49,11 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(30);
 const PING: Duration = Duration::from_secs(30);
 
 /// Runs a command with its streams over a WebSocket.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/exec/stream", tag = "machines", params(MachineInPath), responses((status = 101, description = "WebSocket; its text messages are ExecFrame")))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}/exec/stream", tag = "machines",
+    params(MachineInPath),
+    responses((status = 101, description = "WebSocket; its text messages are ExecFrame"))
+)]
 pub(super) async fn stream(State(control): State<Arc<Control>>, on: OnMachine, upgrade: WebSocketUpgrade) -> Response {
     let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
     upgrade.on_upgrade(move |socket| serve(control, on, socket))
@@ -80,25 +89,33 @@ async fn first_message(socket: &mut WebSocket) -> Result<ExecRequest, String> {
 }
 
 /// Carries bytes both ways until the command has ended or the client is gone. Leaving drops the session, which ends
-/// the command.
+/// the command. Neither way waits for the other: a command may not read before what it says is taken.
 async fn bridge(socket: WebSocket, session: ExecSession) {
     let ExecSession { input, mut output } = session;
     let (mut to_client, mut from_client) = socket.split();
-    let mut ping = interval(PING);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            event = output.recv() => {
-                if !forward(&mut to_client, event).await { return }
-            }
-            message = from_client.next() => match message {
-                Some(Ok(message)) => if !accept(&input, message).await { return },
-                _ => return,
-            },
-            _ = ping.tick() => {
-                if to_client.send(Message::Ping(Bytes::new())).await.is_err() { return }
+    let up = async {
+        while let Some(Ok(message)) = from_client.next().await {
+            if !accept(&input, message).await {
+                return;
             }
         }
+    };
+    let down = async {
+        let mut ping = interval(PING);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let more = tokio::select! {
+                event = output.recv() => forward(&mut to_client, event).await,
+                _ = ping.tick() => to_client.send(Message::Ping(Bytes::new())).await.is_ok(),
+            };
+            if !more {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = up => {}
+        () = down => {}
     }
 }
 

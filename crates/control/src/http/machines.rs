@@ -28,12 +28,17 @@ fn ok() -> Json<Value> {
 }
 
 /// Machines of an app.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines", tag = "machines", params(AppInPath,
-    ("include_deleted" = Option<bool>, Query, description = "those lately destroyed too"),
-    ("region" = Option<String>, Query, description = "only of this region"),
-    ("state" = Option<String>, Query, description = "only in these states, separated by commas"),
-    ("metadata.{key}" = Option<String>, Query, description = "only with this label")),
-    responses((status = 200, body = [Machine])))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines", tag = "machines",
+    params(
+        AppInPath,
+        ("include_deleted" = Option<bool>, Query, description = "those lately destroyed too"),
+        ("region" = Option<String>, Query, description = "only of this region"),
+        ("state" = Option<String>, Query, description = "only in these states, separated by commas"),
+        ("metadata.{key}" = Option<String>, Query, description = "only with this label"),
+    ),
+    responses((status = 200, body = [Machine]))
+)]
 pub(super) async fn list(State(control): State<Arc<Control>>, on: InApp, params: Params) -> Answer<Json<Vec<Machine>>> {
     let label = |(name, value): (&str, &str)| Some((name.strip_prefix("metadata.")?.to_owned(), value.to_owned()));
     let filter = MachineFilter {
@@ -46,7 +51,12 @@ pub(super) async fn list(State(control): State<Arc<Control>>, on: InApp, params:
 }
 
 /// Creates a machine and, unless told otherwise, starts it. Answers as soon as it is certain to be made.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines", tag = "machines", params(AppInPath), request_body = LaunchMachine, responses((status = 200, body = Machine)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines", tag = "machines",
+    params(AppInPath),
+    request_body = LaunchMachine,
+    responses((status = 200, body = Machine))
+)]
 pub(super) async fn create(
     State(control): State<Arc<Control>>,
     on: InApp,
@@ -57,13 +67,22 @@ pub(super) async fn create(
 }
 
 /// A machine.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}", tag = "machines", params(MachineInPath), responses((status = 200, body = Machine)))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200, body = Machine))
+)]
 pub(super) async fn get(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Machine>> {
     control.machine(&on.app, &on.id).await.map(Json)
 }
 
 /// Gives a machine another configuration, whole.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}", tag = "machines", params(MachineInPath), request_body = LaunchMachine, responses((status = 200, body = Machine)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}", tag = "machines",
+    params(MachineInPath),
+    request_body = LaunchMachine,
+    responses((status = 200, body = Machine))
+)]
 pub(super) async fn update(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -73,7 +92,11 @@ pub(super) async fn update(
 }
 
 /// Destroys a machine; one that runs only with `force` (or `kill`).
-#[utoipa::path(delete, path = "/v1/apps/{app}/machines/{machine_id}", tag = "machines", params(MachineInPath, ("force" = Option<bool>, Query)), responses((status = 200)))]
+#[utoipa::path(
+    delete, path = "/v1/apps/{app}/machines/{machine_id}", tag = "machines",
+    params(MachineInPath, ("force" = Option<bool>, Query)),
+    responses((status = 200))
+)]
 pub(super) async fn destroy(State(control): State<Arc<Control>>, on: OnMachine, params: Params) -> Answer<Json<Value>> {
     let force = params.is_set("force") || params.is_set("kill");
     control.destroy_machine(&on.app, &on.id, force, &on.nonce).await?;
@@ -81,13 +104,22 @@ pub(super) async fn destroy(State(control): State<Arc<Control>>, on: OnMachine, 
 }
 
 /// Starts a machine; answers when its program runs.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/start", tag = "machines", params(MachineInPath), responses((status = 200, body = StartReply)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/start", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200, body = StartReply))
+)]
 pub(super) async fn start(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<StartReply>> {
     control.start_machine(&on.app, &on.id, &on.nonce).await.map(Json)
 }
 
 /// Stops a machine; answers when it has stopped.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/stop", tag = "machines", params(MachineInPath), request_body = StopMachine, responses((status = 200)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/stop", tag = "machines",
+    params(MachineInPath),
+    request_body = StopMachine,
+    responses((status = 200))
+)]
 pub(super) async fn stop(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -99,10 +131,16 @@ pub(super) async fn stop(
 }
 
 /// Stops and starts a machine; answers when its program runs again.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/restart", tag = "machines", params(MachineInPath,
-    ("timeout" = Option<String>, Query, description = "how long to wait before it is killed (`10s`)"),
-    ("signal" = Option<String>, Query), ("force_stop" = Option<bool>, Query, description = "do not wait at all")),
-    responses((status = 200)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/restart", tag = "machines",
+    params(
+        MachineInPath,
+        ("timeout" = Option<String>, Query, description = "how long to wait before it is killed (`10s`)"),
+        ("signal" = Option<String>, Query),
+        ("force_stop" = Option<bool>, Query, description = "do not wait at all"),
+    ),
+    responses((status = 200))
+)]
 pub(super) async fn restart(State(control): State<Arc<Control>>, on: OnMachine, params: Params) -> Answer<Json<Value>> {
     let mut how = how_to_stop(params.get("signal"), params.read("timeout")?)?;
     if params.is_set("force_stop") {
@@ -124,7 +162,12 @@ fn how_to_stop(signal: Option<&str>, timeout: Option<GoDuration>) -> Answer<Stop
 }
 
 /// Sends a signal to a machine's program.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/signal", tag = "machines", params(MachineInPath), request_body = SignalMachine, responses((status = 200)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/signal", tag = "machines",
+    params(MachineInPath),
+    request_body = SignalMachine,
+    responses((status = 200))
+)]
 pub(super) async fn signal(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -135,7 +178,11 @@ pub(super) async fn signal(
 }
 
 /// Not supported yet: machines are stopped, not suspended.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/suspend", tag = "machines", params(MachineInPath), responses((status = 422, body = api::public::ErrorBody)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/suspend", tag = "machines",
+    params(MachineInPath),
+    responses((status = 422, body = api::public::ErrorBody))
+)]
 pub(super) async fn suspend(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Value>> {
     control.machine_row(&on.app, &on.id).await?;
     Err(Error::Unsupported(vec!["suspend (stop the machine instead)".to_owned()]))
@@ -144,11 +191,24 @@ pub(super) async fn suspend(State(control): State<Arc<Control>>, on: OnMachine) 
 const MAX_WAIT_S: u64 = 60;
 
 /// Waits until a machine is in one of the states.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/wait", tag = "machines", params(MachineInPath,
-    ("state" = Option<String>, Query, description = "started (the default), stopped, created, failed, destroyed, settled; several, or separated by commas"),
-    ("timeout" = Option<u64>, Query, description = "seconds, 1 to 60; 60 unless given"),
-    ("version" = Option<String>, Query, description = "only with this version of the configuration (also `instance_id`)")),
-    responses((status = 200, body = WaitReply), (status = 408, body = api::public::ErrorBody)))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}/wait", tag = "machines",
+    params(
+        MachineInPath,
+        (
+            "state" = Option<String>,
+            Query,
+            description = "started (the default), stopped, created, failed, destroyed, settled; or several",
+        ),
+        ("timeout" = Option<u64>, Query, description = "seconds, 1 to 60; 60 unless given"),
+        (
+            "version" = Option<String>,
+            Query,
+            description = "only with this version of the configuration (also `instance_id`)",
+        ),
+    ),
+    responses((status = 200, body = WaitReply), (status = 408, body = api::public::ErrorBody))
+)]
 pub(super) async fn wait(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -173,21 +233,33 @@ pub(super) async fn wait(
 }
 
 /// Takes a machine's traffic away.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/cordon", tag = "machines", params(MachineInPath), responses((status = 200)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/cordon", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200))
+)]
 pub(super) async fn cordon(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Value>> {
     control.cordon_machine(&on.app, &on.id, true, &on.nonce).await?;
     Ok(ok())
 }
 
 /// Gives a machine its traffic back.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/uncordon", tag = "machines", params(MachineInPath), responses((status = 200)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/uncordon", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200))
+)]
 pub(super) async fn uncordon(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Value>> {
     control.cordon_machine(&on.app, &on.id, false, &on.nonce).await?;
     Ok(ok())
 }
 
 /// A machine's labels.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/metadata", tag = "machines", params(MachineInPath), responses((status = 200, body = BTreeMap<String, String>)))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}/metadata", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200, body = BTreeMap<String, String>))
+)]
 pub(super) async fn metadata(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -196,7 +268,12 @@ pub(super) async fn metadata(
 }
 
 /// Sets one of a machine's labels. This makes no new version.
-#[utoipa::path(post, path = "/v1/apps/{app}/machines/{machine_id}/metadata/{key}", tag = "machines", params(MachineInPath, ("key" = String, Path)), request_body = MetadataValue, responses((status = 204)))]
+#[utoipa::path(
+    post, path = "/v1/apps/{app}/machines/{machine_id}/metadata/{key}", tag = "machines",
+    params(MachineInPath, ("key" = String, Path)),
+    request_body = MetadataValue,
+    responses((status = 204))
+)]
 pub(super) async fn set_metadata(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -208,7 +285,11 @@ pub(super) async fn set_metadata(
 }
 
 /// Removes one of a machine's labels.
-#[utoipa::path(delete, path = "/v1/apps/{app}/machines/{machine_id}/metadata/{key}", tag = "machines", params(MachineInPath, ("key" = String, Path)), responses((status = 204)))]
+#[utoipa::path(
+    delete, path = "/v1/apps/{app}/machines/{machine_id}/metadata/{key}", tag = "machines",
+    params(MachineInPath, ("key" = String, Path)),
+    responses((status = 204))
+)]
 pub(super) async fn delete_metadata(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -222,7 +303,11 @@ const USUAL_EVENTS: usize = 20;
 const MAX_EVENTS: usize = 50;
 
 /// What happened to a machine, newest first.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/events", tag = "machines", params(MachineInPath, ("limit" = Option<usize>, Query, description = "50 at most; 20 unless given")), responses((status = 200, body = [Event])))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}/events", tag = "machines",
+    params(MachineInPath, ("limit" = Option<usize>, Query, description = "50 at most; 20 unless given")),
+    responses((status = 200, body = [Event]))
+)]
 pub(super) async fn events(
     State(control): State<Arc<Control>>,
     on: OnMachine,
@@ -233,7 +318,11 @@ pub(super) async fn events(
 }
 
 /// Versions of a machine's configuration, newest first.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/versions", tag = "machines", params(MachineInPath), responses((status = 200, body = [MachineVersion])))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}/versions", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200, body = [MachineVersion]))
+)]
 pub(super) async fn versions(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Vec<MachineVersion>>> {
     let versions = control.machine_versions(&on.app, &on.id).await?;
     let show = |(version, user_config)| MachineVersion { version, user_config };
@@ -241,7 +330,11 @@ pub(super) async fn versions(State(control): State<Arc<Control>>, on: OnMachine)
 }
 
 /// What runs in a machine.
-#[utoipa::path(get, path = "/v1/apps/{app}/machines/{machine_id}/ps", tag = "machines", params(MachineInPath), responses((status = 200, body = [Process])))]
+#[utoipa::path(
+    get, path = "/v1/apps/{app}/machines/{machine_id}/ps", tag = "machines",
+    params(MachineInPath),
+    responses((status = 200, body = [Process]))
+)]
 pub(super) async fn ps(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Vec<Process>>> {
     control.processes(&on.app, &on.id).await.map(Json)
 }

@@ -16,7 +16,7 @@ use utoipa::{
 #[openapi(
     info(
         title = "Dunlin",
-        description = "The control plane of a Dunlin platform. Apps and machines follow the shape of the Machines API; releases, deployments and logs are Dunlin's own."
+        description = "The control plane of a Dunlin platform. Apps and machines follow the Machines API."
     ),
     components(schemas(
         api::public::ErrorBody,

@@ -1,6 +1,6 @@
 //! Running a command in a machine and collecting what it says.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use api::{
     internal::{ExecEvent, ExecInput, ExecRequest, ExecSession, NodeError},
@@ -62,7 +62,7 @@ async fn collect(session: ExecSession, stdin: Bytes) -> Result<ExecReply, Error>
         }
         let _ = input.send(ExecInput::Eof).await;
         // Held until the command ends: dropping it would kill the command.
-        std::future::pending::<()>().await;
+        std::future::pending::<Infallible>().await
     };
     let read = async {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
@@ -82,14 +82,15 @@ async fn collect(session: ExecSession, stdin: Bytes) -> Result<ExecReply, Error>
     };
     tokio::select! {
         reply = read => reply,
-        () = feed => unreachable!("feeding never ends"),
+        never = feed => match never {},
     }
 }
 
 fn append(collected: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Error> {
     if collected.len() + bytes.len() > MAX_OUTPUT_BYTES {
         return Err(Error::invalid(format!(
-            "the command says more than {MAX_OUTPUT_BYTES} bytes and was killed: use the exec stream, or write to a file"
+            "the command says more than {MAX_OUTPUT_BYTES} bytes and was killed: use the exec stream, or write to a \
+             file"
         )));
     }
     collected.extend_from_slice(bytes);

@@ -9,11 +9,12 @@ use model::{MachineId, machine::MachineSpec};
 use crate::{
     Control,
     error::Error,
-    store::{leases, machines},
+    store::{apps, leases, machines},
 };
 
 impl Control {
-    /// Wants a new machine. What the node refuses at once is forgotten again. A deployment holds a lease on what it makes.
+    /// Wants a new machine. What the node refuses at once is forgotten again. A deployment holds a lease on what it
+    /// makes.
     pub(crate) async fn launch(
         &self,
         app: i64,
@@ -29,6 +30,10 @@ impl Control {
             Some(row) => row.spec,
             None => {
                 let mut tx = self.store.begin().await?;
+                // Whoever destroys the app has said so before looking for its machines, so none is overlooked.
+                if !apps::stays(&mut *tx, app).await? {
+                    return Err(Error::not_found("app", spec.app.as_str()));
+                }
                 machines::insert(&mut tx, app, &spec, launch).await?;
                 if let Some(lease) = lease {
                     leases::put(&mut tx, lease).await?;
@@ -56,7 +61,7 @@ impl Control {
         let _turn = self.intents.lock().await;
         let id = spec.id.clone();
         let before = machines::find(self.store.reader(), app, &id).await?;
-        let before = before.ok_or_else(|| Error::not_found("machine", id.as_str()))?.spec;
+        let before = before.filter(|row| !row.gone).ok_or_else(|| Error::not_found("machine", id.as_str()))?.spec;
         if let Some(expected) = expected.filter(|expected| !expected.is_empty() && *expected != before.version.as_str())
         {
             return Err(Error::Conflict {
@@ -114,6 +119,7 @@ impl Control {
     }
 
     async fn set_gone(&self, id: &MachineId, gone: bool) -> Result<(), Error> {
+        let _turn = self.intents.lock().await;
         let mut tx = self.store.begin().await?;
         machines::set_gone(&mut tx, id, gone).await?;
         self.store.commit(tx).await

@@ -77,7 +77,7 @@ fn guest(guest: &Guest) -> Vec<String> {
         return vec![format!("{} CPUs are not offered; use one of {cpus:?}", guest.cpus)];
     }
     let (least, most) = (least * guest.cpus, most * guest.cpus);
-    if !(least..=most).contains(&guest.memory_mb) || guest.memory_mb % step != 0 {
+    if !(least..=most).contains(&guest.memory_mb) || !guest.memory_mb.is_multiple_of(step) {
         return vec![format!(
             "{} MB of memory do not go with {} CPUs; use {least} to {most} MB in steps of {step}",
             guest.memory_mb, guest.cpus

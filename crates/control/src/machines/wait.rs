@@ -102,7 +102,9 @@ impl Control {
             }
             refuse_in_vain(state, observed.as_deref(), wanted)?;
             tokio::select! {
-                changed = views.changed() => if changed.is_err() { return Err(Error::WaitFailed("the host is shutting down".into())) },
+                changed = views.changed() => {
+                    changed.map_err(|_| Error::WaitFailed("the host is shutting down".into()))?;
+                }
                 _ = changes.changed() => {}
             }
         }

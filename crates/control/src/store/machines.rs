@@ -128,7 +128,8 @@ async fn remember_version(tx: &mut Tx, spec: &MachineSpec) -> Result<(), Error> 
         .execute(&mut **tx)
         .await?;
     let sql = "DELETE FROM machine_versions WHERE machine_id = ?1 AND version NOT IN
-               (SELECT version FROM machine_versions WHERE machine_id = ?1 ORDER BY created_at DESC, rowid DESC LIMIT ?2)";
+               (SELECT version FROM machine_versions WHERE machine_id = ?1
+                ORDER BY created_at DESC, rowid DESC LIMIT ?2)";
     sqlx::query(sql).bind(spec.id.as_str()).bind(VERSIONS).execute(&mut **tx).await?;
     Ok(())
 }

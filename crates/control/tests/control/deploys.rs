@@ -473,3 +473,10 @@ async fn a_shutdown_ends_streams_and_the_next_start_goes_on() {
     let client = next.client(client.token());
     assert_eq!(client.ended("web", &id).await["status"], "complete");
 }
+
+#[tokio::test]
+async fn an_absurd_time_limit_is_a_long_one() {
+    let (_world, _running, client) = app().await;
+    let config = format!("{WEB}[deploy]\nwait_timeout = \"5000000000000h\"\n");
+    assert_eq!(client.deployed("web", &config, "good:v1").await["status"], "complete");
+}

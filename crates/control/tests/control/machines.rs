@@ -229,20 +229,35 @@ async fn a_command_streams_over_a_web_socket() {
     let mut request = url.into_client_request().unwrap();
     request.headers_mut().insert("authorization", format!("Bearer {}", client.token()).parse().unwrap());
     let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let (socket, _) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    // More than fits into all the queues on the way, so that both ways must flow at the same time.
+    let chunk = vec![b'x'; 64 << 10];
+    let chunks = 200;
+    let (mut up, mut down) = socket.split();
     let run = json!({"type": "run", "command": ["cat"], "tty": null});
-    socket.send(Message::text(run.to_string())).await.unwrap();
-    socket.send(Message::binary(b"hello".to_vec())).await.unwrap();
-    socket.send(Message::text(json!({"type": "eof"}).to_string())).await.unwrap();
-    let mut said = Vec::new();
-    while let Some(Ok(message)) = tokio::time::timeout(PATIENCE, socket.next()).await.unwrap() {
-        match message {
-            Message::Binary(bytes) => said.push(String::from_utf8_lossy(&bytes).into_owned()),
-            Message::Text(text) => said.push(text.to_string()),
-            _ => {}
+    let talk = async {
+        up.send(Message::text(run.to_string())).await.unwrap();
+        for _ in 0..chunks {
+            up.send(Message::binary(chunk.clone())).await.unwrap();
         }
-    }
-    assert_eq!(said, ["\u{2}cat", "\u{1}hello", r#"{"type":"exit","code":7,"signal":0}"#]);
+        up.send(Message::text(json!({"type": "eof"}).to_string())).await.unwrap();
+    };
+    let listen = async {
+        let (mut bytes, mut words) = (0, Vec::new());
+        while let Some(Ok(message)) = down.next().await {
+            match message {
+                Message::Binary(said) if said[0] == 1 => bytes += said.len() - 1,
+                Message::Binary(said) => words.push(String::from_utf8_lossy(&said).into_owned()),
+                Message::Text(text) => words.push(text.to_string()),
+                _ => {}
+            }
+        }
+        (bytes, words)
+    };
+    let both = async { tokio::join!(talk, listen).1 };
+    let (bytes, words) = tokio::time::timeout(PATIENCE, both).await.unwrap();
+    assert_eq!(bytes, chunks * chunk.len());
+    assert_eq!(words, ["\u{2}cat", r#"{"type":"exit","code":7,"signal":0}"#]);
 }
 
 #[tokio::test]
