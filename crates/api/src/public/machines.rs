@@ -278,8 +278,77 @@ pub struct SecretList {
 }
 
 /// Sets and removes secrets, all or none.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SetSecrets {
     /// Name and value; `null` removes.
     pub values: BTreeMap<String, Option<String>>,
+}
+
+impl std::fmt::Debug for SetSecrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.values.keys()).finish()
+    }
+}
+
+/// Sets one secret.
+#[derive(Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct SecretValue {
+    /// Its value.
+    pub value: String,
+}
+
+impl std::fmt::Debug for SecretValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretValue { .. }")
+    }
+}
+
+/// Asks for a machine's lease.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct AcquireLease {
+    /// How long, in seconds; the query parameter `ttl` goes before it.
+    pub ttl: u64,
+    /// What for.
+    pub description: String,
+}
+
+/// A value of a machine's metadata.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MetadataValue {
+    /// The value.
+    pub value: String,
+}
+
+/// A version of a machine's configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MachineVersion {
+    /// The version.
+    pub version: String,
+    /// The configuration it had.
+    pub user_config: MachineConfig,
+}
+
+/// Regions of the platform.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RegionList {
+    /// The regions.
+    #[serde(rename = "Regions")]
+    pub regions: Vec<RegionInfo>,
+    /// The nearest to the caller.
+    #[serde(rename = "Nearest")]
+    pub nearest: Region,
+}
+
+/// A region.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct RegionInfo {
+    /// Its code.
+    pub code: Region,
+    /// Its name, for people.
+    pub name: String,
+    /// Whether users' own machines can join its private networks.
+    pub gateway_available: bool,
+    /// Always false.
+    pub requires_paid_plan: bool,
 }
