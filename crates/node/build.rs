@@ -41,8 +41,13 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let root = manifest.parent().and_then(Path::parent).expect("crates/node lies two below the workspace's root");
-    for path in ["crates/init", "crates/guest", "Cargo.lock", "Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", root.join(path).display());
+    for artifact in ["crates/init", "crates/guest"] {
+        for part in ["src", "Cargo.toml"] {
+            println!("cargo::rerun-if-changed={}", root.join(artifact).join(part).display());
+        }
+    }
+    for shared in ["Cargo.lock", "Cargo.toml"] {
+        println!("cargo::rerun-if-changed={}", root.join(shared).display());
     }
     println!("cargo::rerun-if-changed=build.rs");
     let target = guest_target();
@@ -60,8 +65,8 @@ fn guest_target() -> String {
 fn build(root: &Path, target_dir: &Path, target: &str) {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(cargo);
-    command.current_dir(root).args(["build", "--release", "--package", "init", "--bin", "init", "--target", target]);
-    command.arg("--target-dir").arg(target_dir);
+    command.current_dir(root).args(["build", "--release", "--locked", "--package", "init", "--bin", "init"]);
+    command.arg("--target").arg(target).arg("--target-dir").arg(target_dir);
     for (name, _) in env::vars_os().filter(|(name, _)| belongs_to_caller(&name.to_string_lossy())) {
         command.env_remove(name);
     }

@@ -46,7 +46,10 @@ pub fn prepare(spec: &RunSpec, uevents: &Uevents, root: &mut Option<Root>) -> Re
     }
     etc::write_files(&spec.files, &user)?;
     let working_dir = working_dir(&spec.working_dir)?;
-    let env = environment::build(Environment::new(), &spec.env, &user);
+    let mut env = environment::build(Environment::new(), &spec.env, &user);
+    if spec.tty {
+        environment::name_terminal(&mut env);
+    }
     Ok(Program { argv: spec.argv.clone(), env, working_dir, user, nofile: spec.nofile, tty: spec.tty })
 }
 

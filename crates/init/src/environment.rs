@@ -25,6 +25,11 @@ pub fn build(base: Environment, lines: &[String], user: &Credentials) -> Environ
     env
 }
 
+/// Says what kind of terminal there is, unless the environment does.
+pub fn name_terminal(env: &mut Environment) {
+    env.entry("TERM".into()).or_insert_with(|| "xterm".into());
+}
+
 /// Why a command cannot be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CannotRun {

@@ -10,6 +10,7 @@
 
 mod boot;
 mod cgroup;
+mod commands;
 mod console;
 mod credentials;
 mod devices;

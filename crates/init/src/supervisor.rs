@@ -8,20 +8,15 @@
 //! ```
 //!
 //! In `Ended` every process is killed, and once all are gone the disks are put in order. The host is told how it
-//! ended after the last log record.
+//! ended after the last log record, and answers with `PowerOff`; only then does the guest go.
 
 use std::{
-    collections::BTreeMap,
     os::fd::{AsFd, BorrowedFd},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use guest::{
-    BootFailure, ExecSpec, GuestChannel, GuestEvent, GuestMessage, GuestState, HostMessage, LogSource, MAX_EXECS,
-    RunSpec,
-};
+use guest::{BootFailure, GuestChannel, GuestEvent, GuestMessage, GuestState, HostMessage, LogSource, RunSpec};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -35,10 +30,10 @@ use nix::{
 
 use crate::{
     boot::{self, Program},
-    console, credentials,
+    commands::Commands,
+    console,
     disks::{self, Root},
-    environment::{self, CannotRun},
-    exec::Exec,
+    environment::CannotRun,
     failure::OrFailure,
     kmod,
     link::{Link, Received},
@@ -46,7 +41,6 @@ use crate::{
     processes,
     program::Process,
     sockets,
-    spawn::{self, Start, Streams},
     uevents::Uevents,
 };
 
@@ -70,7 +64,7 @@ pub struct Supervisor {
     signals: SignalFd,
     logs: LogRing,
     phase: Phase,
-    execs: BTreeMap<u32, Exec>,
+    commands: Commands,
     root: Option<Root>,
     /// How long init worked before it waited for its spec.
     prepared_in: Duration,
@@ -115,7 +109,7 @@ impl Supervisor {
             signals,
             logs: LogRing::default(),
             phase: Phase::Waiting,
-            execs: BTreeMap::new(),
+            commands: Commands::default(),
             root: None,
             prepared_in: started.elapsed(),
             power_off: false,
@@ -163,8 +157,7 @@ impl Supervisor {
         {
             polled.extend(running.process.outputs().map(readable));
         }
-        let interests = self.execs.values().flat_map(|exec| exec.interests(room));
-        polled.extend(interests.map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
+        polled.extend(self.commands.interests(room).map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
         let _ = poll(&mut polled, timeout);
     }
 
@@ -210,7 +203,7 @@ impl Supervisor {
 
     /// What was under way for one host process means nothing to the next.
     fn drop_session(&mut self) {
-        std::mem::take(&mut self.execs).values().for_each(Exec::kill);
+        self.commands.kill_all();
         self.logs.rewind();
         if let Phase::Ended(ended) = &mut self.phase {
             ended.told = false;
@@ -235,20 +228,12 @@ impl Supervisor {
             HostMessage::Signal { signal } => self.signal(signal),
             HostMessage::Stop { signal, timeout_ms } => self.stop(signal, Duration::from_millis(timeout_ms)),
             HostMessage::ExecStart { stream, spec } => {
-                if let Err(reason) = self.start_exec(stream, &spec) {
-                    self.send(&GuestMessage::ExecFailed { stream, reason });
-                }
+                let program = match &self.phase {
+                    Phase::Running(running) => Some(&running.program),
+                    Phase::Waiting | Phase::Ended(_) => None,
+                };
+                self.commands.start(stream, &spec, program, &mut self.link.out);
             }
-            HostMessage::ExecStdin { stream, bytes } => self.exec_input(stream, &bytes),
-            HostMessage::ExecEof { stream } => self.with_exec(stream, Exec::end_input),
-            HostMessage::ExecResize { stream, size } => self.with_exec(stream, |exec| exec.resize(size)),
-            HostMessage::ExecSignal { stream, signal } => self.with_exec(stream, |exec| exec.signal(signal)),
-            HostMessage::ExecKill { stream } => {
-                if let Some(exec) = self.execs.remove(&stream) {
-                    exec.kill();
-                }
-            }
-            HostMessage::ExecCredit { stream, bytes } => self.with_exec(stream, |exec| exec.grant(bytes)),
             HostMessage::AckLogs { seq } => self.logs.acknowledge(seq),
             HostMessage::Inspect { request } => {
                 let (processes, listening) = (processes::list(), sockets::list());
@@ -259,7 +244,7 @@ impl Supervisor {
                 self.power_off = true;
                 kill_all();
             }
-            HostMessage::Unknown => {}
+            of_a_command => self.commands.obey(of_a_command, &mut self.link.out),
         }
     }
 
@@ -269,28 +254,44 @@ impl Supervisor {
         }
     }
 
-    /// Sends what there is to send: commands' output, log records, and after the last of them how it ended.
+    /// Sends what there is to send, as far as that goes without waiting.
     fn send_all(&mut self) {
-        self.execs.retain(|_, exec| !exec.turn(&mut self.link.out, MAX_OUT_BYTES));
+        loop {
+            self.commands.turn(&mut self.link.out, MAX_OUT_BYTES);
+            self.queue_logs();
+            self.queue_the_end();
+            let queued = !self.link.out.is_empty();
+            self.link.flush();
+            if !queued || !self.link.out.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn queue_logs(&mut self) {
         while self.channel.is_open() && self.link.out.len() < MAX_OUT_BYTES {
             match self.logs.next() {
                 Some(message) => message.encode(&mut self.link.out),
-                None => break,
+                None => return,
             }
         }
-        if self.channel.is_open()
+    }
+
+    /// After the last log record, how the program ended.
+    fn queue_the_end(&mut self) {
+        if let Phase::Ended(ended) = &mut self.phase
+            && self.channel.is_open()
             && self.logs.all_sent()
-            && let Phase::Ended(ended) = &mut self.phase
             && !std::mem::replace(&mut ended.told, true)
         {
-            let message = match &ended.state {
-                GuestState::Exited { exit, .. } => GuestMessage::Exited(*exit),
-                GuestState::Failed { failure, .. } => GuestMessage::BootFailed(failure.clone()),
-                _ => GuestMessage::Unknown,
-            };
-            message.encode(&mut self.link.out);
+            match &ended.state {
+                GuestState::Exited { exit, .. } => GuestMessage::Exited(*exit).encode(&mut self.link.out),
+                GuestState::Failed { failure, .. } => {
+                    GuestMessage::BootFailed(failure.clone()).encode(&mut self.link.out)
+                }
+                GuestState::Waiting | GuestState::Running { .. } | GuestState::Unknown => {}
+            }
         }
-        self.link.flush();
     }
 
     /// A remark of init's own in the log.
@@ -365,7 +366,7 @@ impl Supervisor {
     fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if END_SIGNALS.iter().any(|end| *end as u32 == signal.ssi_signo) {
-                self.power_off = true;
+                self.power_off |= matches!(self.phase, Phase::Waiting);
                 self.stop(0, GUEST_STOP_TIMEOUT);
             }
         }
@@ -384,9 +385,8 @@ impl Supervisor {
     }
 
     fn reaped(&mut self, pid: i32, code: i32, signal: i32) {
-        if let Some(exec) = self.execs.values_mut().find(|exec| exec.pid() == pid) {
-            exec.exited(code, signal);
-        } else if let Phase::Running(running) = &mut self.phase
+        if !self.commands.reaped(pid, code, signal)
+            && let Phase::Running(running) = &mut self.phase
             && running.process.pid() == pid
         {
             running.process.last_words(&mut self.logs);
@@ -410,60 +410,6 @@ impl Supervisor {
         {
             disks::close(self.root.as_ref());
             ended.settled = true;
-        }
-    }
-
-    // Commands beside the program.
-
-    fn start_exec(&mut self, stream: u32, spec: &ExecSpec) -> Result<(), String> {
-        let Phase::Running(Running { program, .. }) = &self.phase else {
-            return Err("the machine's program does not run".into());
-        };
-        if self.execs.len() >= MAX_EXECS || self.execs.contains_key(&stream) {
-            return Err(format!("there are {} commands under way already", self.execs.len()));
-        }
-        let user = match &spec.user {
-            Some(user) => credentials::look_up(user)?,
-            None => program.user.clone(),
-        };
-        let working_dir = spec.working_dir.as_ref().map_or_else(|| program.working_dir.clone(), PathBuf::from);
-        if !working_dir.is_dir() {
-            return Err(format!("there is no directory {}", working_dir.display()));
-        }
-        let mut base = program.env.clone();
-        if spec.user.is_some() {
-            base.remove("HOME");
-        }
-        if spec.tty.is_some() {
-            base.entry("TERM".into()).or_insert_with(|| "xterm".into());
-        }
-        let started = spawn::start(&Start {
-            argv: &spec.argv,
-            env: &environment::build(base, &spec.env, &user),
-            working_dir: &working_dir,
-            user: &user,
-            nofile: program.nofile,
-            cgroup: None,
-            streams: spec.tty.map_or(Streams::Pipes, Streams::Terminal),
-        });
-        let started = started.map_err(|CannotRun { reason, .. }| reason)?;
-        self.execs.insert(stream, Exec::new(stream, started, spec.tty.is_some()));
-        Ok(())
-    }
-
-    fn exec_input(&mut self, stream: u32, bytes: &Bytes) {
-        let Some(exec) = self.execs.get_mut(&stream) else { return };
-        if !exec.input(bytes) {
-            exec.kill();
-            self.execs.remove(&stream);
-            let reason = "the host sent more input than it was granted".into();
-            self.send(&GuestMessage::ExecFailed { stream, reason });
-        }
-    }
-
-    fn with_exec(&mut self, stream: u32, act: impl FnOnce(&mut Exec)) {
-        if let Some(exec) = self.execs.get_mut(&stream) {
-            act(exec);
         }
     }
 }

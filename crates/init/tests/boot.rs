@@ -217,6 +217,46 @@ fn a_chatty_program_loses_nothing_while_a_host_listens() {
 }
 
 #[test]
+fn a_host_that_comes_late_gets_the_whole_backlog_and_the_end() {
+    let parts = parts_or_skip!("a_host_that_comes_late_gets_the_whole_backlog_and_the_end");
+    let vm = Vm::start(&parts, image);
+    let mut host = vm.connect();
+    let line = "x".repeat(100);
+    let script = format!(
+        "while [ ! -e /go ]; do sleep 0.1; done; for i in $(seq 5000); do echo $i {line}; done; touch /done; while [ ! -e /end ]; do sleep 0.1; done"
+    );
+    host.send(HostMessage::Boot(Box::new(run_script(&script))));
+    started(&mut host);
+    host.start(1, command("touch /go"));
+    host.finish(1, &[]);
+    drop(host);
+
+    let mut host = vm.connect();
+    host.shell(1, "while [ ! -e /done ]; do sleep 0.1; done; touch /end");
+    drop(host);
+    // It never acknowledges anything.
+    let mut host = vm.connect();
+    assert_eq!(exit(&mut host), Exit::default());
+    let expected: Vec<String> = (1..=5000).map(|number| format!("{number} {line}")).collect();
+    assert!(host.logs() == expected);
+    host.send(HostMessage::PowerOff);
+    vm.ended();
+}
+
+#[test]
+fn a_guest_that_powers_itself_off_ends_its_program_first() {
+    let parts = parts_or_skip!("a_guest_that_powers_itself_off_ends_its_program_first");
+    let vm = Vm::start(&parts, image);
+    let mut host = vm.connect();
+    host.send(HostMessage::Boot(Box::new(run_script(SERVE))));
+    host.wait_for_log("ready");
+    host.shell(1, "poweroff");
+    assert_eq!(exit(&mut host), Exit { code: 3, signal: 0, oom_killed: false });
+    host.send(HostMessage::PowerOff);
+    assert!(vm.ended().is_clean("upper"));
+}
+
+#[test]
 fn a_program_killed_for_want_of_memory_is_told_from_one_that_was_stopped() {
     let parts = parts_or_skip!("a_program_killed_for_want_of_memory_is_told_from_one_that_was_stopped");
     let vm = Vm::start(&parts, image);
