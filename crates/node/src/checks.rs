@@ -225,3 +225,101 @@ async fn ask(stream: TcpStream, request: Request<Empty<Bytes>>) -> Result<String
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use model::machine::{Service, config::CheckHeader};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A server on the loopback interface that answers every request so.
+    async fn server(answer: &'static str) -> (u16, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (tell, told) = mpsc::channel(100);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 1024];
+                let count = stream.read(&mut request).await.unwrap_or(0);
+                let _ = tell.try_send(String::from_utf8_lossy(&request[..count]).into_owned());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (port, told)
+    }
+
+    fn http(port: u16) -> Check {
+        let grace_period = Some(GoDuration::from_millis(0));
+        Check { kind: CheckKind::Http, port: Some(port), grace_period, ..Check::default() }
+    }
+
+    async fn first_answer(check: &Check) -> Answer {
+        let (answers, mut answered) = mpsc::channel(1);
+        let probes = vec![probe("it".into(), check.port.unwrap(), check)];
+        let _checks = Checks::start(probes, Ipv4Addr::LOCALHOST, &answers);
+        timeout(PATIENCE, answered.recv()).await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_status_from_200_to_299_passes_and_a_redirect_does_not() {
+        for (answer, status, output) in [
+            ("HTTP/1.1 204 No Content\r\n\r\n", CheckState::Passing, "204"),
+            ("HTTP/1.1 301 Moved\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n", CheckState::Critical, "301"),
+            ("HTTP/1.1 500 Oh\r\ncontent-length: 5\r\n\r\nno db", CheckState::Critical, "no db"),
+            ("SSH-2.0-nonsense\r\n", CheckState::Critical, "no HTTP answer"),
+        ] {
+            let (port, _) = server(answer).await;
+            let answer = first_answer(&http(port)).await;
+            assert_eq!(answer.status, status, "{answer:?}");
+            assert!(answer.output.contains(output), "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_sent_as_configured() {
+        let (port, mut requests) = server("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        let headers = vec![CheckHeader { name: "X-Probe".into(), values: vec!["1".into()] }];
+        let check = Check { method: Some("HEAD".into()), path: Some("/up?x=1".into()), headers, ..http(port) };
+        assert_eq!(first_answer(&check).await.status, CheckState::Passing);
+        let request = requests.recv().await.unwrap();
+        assert!(request.starts_with("HEAD /up?x=1 HTTP/1.1\r\n") && request.contains("x-probe: 1\r\n"), "{request}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_opens_later_passes_soon_after() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let check = Check { grace_period: Some(GoDuration::from_secs(3600)), ..Check::default() };
+        let (answers, mut answered) = mpsc::channel(1);
+        let _checks = Checks::start(vec![probe("it".into(), address.port(), &check)], Ipv4Addr::LOCALHOST, &answers);
+        assert_eq!(answered.recv().await.unwrap().status, CheckState::Warning, "its grace period");
+        let _listener = TcpListener::bind(address).await.unwrap();
+        let answer = timeout(PATIENCE, answered.recv()).await.unwrap().unwrap();
+        assert_eq!(answer.status, CheckState::Passing);
+    }
+
+    #[test]
+    fn a_service_without_checks_is_asked_whether_it_listens() {
+        let service = |port, protocol, checks| Service { internal_port: port, protocol, checks, ..Service::default() };
+        let mut config = MachineConfig {
+            services: vec![
+                service(8080, Protocol::Tcp, Vec::new()),
+                service(8081, Protocol::Tcp, vec![Check { port: None, ..http(0) }]),
+                service(5353, Protocol::Udp, Vec::new()),
+            ],
+            ..MachineConfig::default()
+        };
+        config.checks.insert("own".into(), Check { port: Some(9), ..Check::default() });
+        let names: Vec<_> = probes(&config).unwrap().into_iter().map(|probe| probe.name).collect();
+        assert_eq!(names, ["servicecheck-00-tcp-8080", "servicecheck-01-http-8081", "own"]);
+        config.checks.insert("odd".into(), Check::default());
+        assert!(probes(&config).unwrap_err().contains("port"));
+    }
+}

@@ -286,3 +286,76 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DiskErro
     let path = path.to_owned();
     move |source| DiskError::Io { what, path, source }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+
+    use super::*;
+
+    fn disks(test: &str) -> Option<(tempfile::TempDir, Disks)> {
+        if std::process::Command::new("mke2fs").arg("-V").output().is_err() {
+            eprintln!("skipped: {test}: needs mke2fs");
+            return None;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let disks = Disks::open(directory.path(), 1).unwrap();
+        Some((directory, disks))
+    }
+
+    fn own_uid() -> u32 {
+        rustix::process::getuid().as_raw()
+    }
+
+    #[tokio::test]
+    async fn a_writable_layer_is_whole_sparse_and_fresh_each_time() {
+        let Some((directory, disks)) = disks("a_writable_layer_is_whole_sparse_and_fresh_each_time") else { return };
+        let path = directory.path().join("overlay.ext4");
+        for _ in 0..2 {
+            disks.make_overlay(&path, own_uid()).await.unwrap();
+            let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let metadata = file.metadata().unwrap();
+            assert_eq!(metadata.len(), GIB);
+            assert!(metadata.blocks() * 512 < 32 << 20, "{} bytes on the disk", metadata.blocks() * 512);
+            let mut block = [1; 8];
+            file.read_exact_at(&mut block, GIB - 8).unwrap();
+            assert_eq!(block, [0; 8]);
+            file.write_all_at(b"data", GIB - 8).unwrap();
+        }
+        let check = std::process::Command::new("e2fsck").args(["-fn"]).arg(&path).output().unwrap();
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+        disks.remove_overlay(&path).unwrap();
+        disks.remove_overlay(&path).unwrap();
+    }
+
+    #[test]
+    fn a_copy_has_the_same_holes_and_the_same_data() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        let source = File::create(&from).unwrap();
+        source.set_len(64 << 20).unwrap();
+        for at in [0, 5 << 20, (64 << 20) - 3] {
+            source.write_all_at(b"abc", at).unwrap();
+        }
+        copy_sparse(&from, &to).unwrap();
+        assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap());
+        assert!(fs::metadata(&to).unwrap().blocks() * 512 < 1 << 20);
+    }
+
+    #[tokio::test]
+    async fn a_volume_is_formatted_once_and_keeps_what_is_in_it() {
+        let Some((directory, disks)) = disks("a_volume_is_formatted_once_and_keeps_what_is_in_it") else { return };
+        let (app, machine) = ("app".parse().unwrap(), MachineId::from_random([1; 7]));
+        let claim = disks.claim(&app, "data", &machine).unwrap();
+        assert_eq!(disks.claim(&app, "data", &machine).unwrap().index, 1);
+        let path = disks.make_volume(&claim, 1, own_uid()).await.unwrap();
+        OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"kept", GIB - 4).unwrap();
+        disks.make_volume(&claim, 1, own_uid()).await.unwrap();
+        assert!(fs::read(&path).unwrap().ends_with(b"kept"));
+
+        fs::write(directory.path().join("volumes/app/data-7.ext4.new"), "").unwrap();
+        let again = Disks::open(directory.path(), 1).unwrap();
+        assert_eq!(fs::read_dir(directory.path().join("volumes/app")).unwrap().count(), 1, "the unfinished one is gone");
+        assert_eq!(again.claim(&app, "data", &machine).unwrap(), claim, "the one that exists comes first");
+    }
+}

@@ -128,6 +128,11 @@ impl Network {
     /// Makes a machine's tap, with addresses and routes. What was there under its name is reused.
     pub async fn plug(&self, guest: &GuestNet) -> Result<(), NetError> {
         tap::create(&guest.tap, guest.owner_uid)?;
+        self.configure(guest).await
+    }
+
+    /// Gives a link that exists the addresses and routes of a machine's tap.
+    async fn configure(&self, guest: &GuestNet) -> Result<(), NetError> {
         forwarding::configure_tap(&guest.tap)?;
         let netlink = self.netlink().await?;
         let index = netlink.bring_up(&guest.tap, MTU).await?;
@@ -191,3 +196,6 @@ pub fn mac_of(machine: &MachineId) -> [u8; 6] {
     let [_, _, _, a, b, c, d, e] = machine.bits().to_be_bytes();
     [0x02, a, b, c, d, e]
 }
+
+#[cfg(test)]
+mod tests;

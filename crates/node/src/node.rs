@@ -304,9 +304,9 @@ async fn prepare(options: NodeOptions) -> Result<(Arc<Host>, String), OpenError>
 async fn machinery(options: &NodeOptions) -> Result<(Arc<dyn vmm::Vmm>, Arc<GuestKernel>, String), OpenError> {
     match options.machinery.clone() {
         Machinery::Given { vmm, kernel, why } => Ok((vmm, kernel, why)),
-        Machinery::Choose { driver, kernel, init } => {
+        Machinery::Choose { driver, kernel } => {
             let data = options.data_dir.clone();
-            let prepared = tokio::task::spawn_blocking(move || GuestKernel::prepare(&kernel, &data, init));
+            let prepared = tokio::task::spawn_blocking(move || GuestKernel::prepare(&kernel, &data, crate::INIT));
             let kernel = prepared.await.map_err(|error| OpenError::View(io::Error::other(error)))??;
             let user = VmUser { uid: options.first_uid, gid: options.first_uid };
             let choice = vmm::choose(driver, &kernel, &options.data_dir, user).await?;

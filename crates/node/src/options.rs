@@ -85,8 +85,6 @@ pub enum Machinery {
         driver: Driver,
         /// Where the kernel comes from.
         kernel: KernelSource,
-        /// The guest's init: a static ELF program.
-        init: &'static [u8],
     },
     /// This one.
     Given {

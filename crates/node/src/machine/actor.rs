@@ -127,9 +127,7 @@ impl Actor {
             match plan::next(&self.record, &self.facts, now()) {
                 Step::Wait(until) => {
                     let happening = self.happening(until).await;
-                    if self.take_note(happening).await.is_break() {
-                        return;
-                    }
+                    self.take_note(happening).await;
                 }
                 Step::Erase => {
                     if self.attempt(Step::Erase).await {
@@ -167,9 +165,7 @@ impl Actor {
         tokio::select! {
             biased;
             () = self.host.leave.cancelled() => Happening::Leave,
-            () = self.host.stop_all.cancelled(), if self.record.down.is_none() && self.record.made.is_some() => {
-                Happening::Leave
-            }
+            () = self.host.stop_all.cancelled(), if self.record.down.is_none() => Happening::Leave,
             status = next_status(&mut self.status) => Happening::Guest(status),
             outcome = next_outcome(&mut self.errand) => Happening::Errand(outcome),
             Some(command) = self.inbox.recv() => Happening::Command(Box::new(command)),
@@ -178,17 +174,18 @@ impl Actor {
         }
     }
 
-    async fn take_note(&mut self, happening: Happening) -> std::ops::ControlFlow<()> {
+    async fn take_note(&mut self, happening: Happening) {
         match happening {
             Happening::Command(command) => self.accept(*command).await,
             Happening::Guest(status) => self.guest_changed(status).await,
             Happening::Errand(outcome) => self.errand_ended(outcome).await,
             Happening::Check(answer) => self.checked(answer),
             Happening::Time => {}
-            Happening::Leave if self.host.stop_all.is_cancelled() => self.stop_for_now().await,
-            Happening::Leave => return std::ops::ControlFlow::Break(()),
+            Happening::Leave if self.record.made.is_some() && !self.host.leave.is_cancelled() => {
+                self.stop_for_now().await;
+            }
+            Happening::Leave => {}
         }
-        std::ops::ControlFlow::Continue(())
     }
 
     /// Whether the node is being closed and nothing is left to be done for that.

@@ -1,5 +1,7 @@
 //! What happens by itself: the guest changes, an errand ends, a health check has an answer.
 
+use std::time::Duration;
+
 use guest::{BootFailure, Exit};
 use model::{
     GoDuration, Timestamp,
@@ -79,7 +81,7 @@ impl Actor {
     }
 
     async fn note_start(&mut self) -> bool {
-        let took = std::time::Duration::from_millis(self.began.elapsed().as_millis() as u64);
+        let took = Duration::from_millis(self.began.elapsed().as_millis() as u64);
         let noted = self.commit(|record| {
             if let Some(made) = &mut record.made {
                 made.started = true;
@@ -137,6 +139,7 @@ impl Actor {
             self.facts.vm = Vm::Booting;
             self.program_runs().await;
         }
+        let lost = self.facts.vm == Vm::Unknown;
         self.facts.vm = if exit.is_some() { Vm::Over } else { Vm::Dead };
         (self.errand, self.checks, self.check_states) = (None, None, Vec::new());
         let requested = self.record.down.is_some() || self.record.goal != Goal::Run;
@@ -146,6 +149,8 @@ impl Actor {
         let failed = event.exit_code != 0 || event.oom_killed;
         let verdict = match requested {
             true => Verdict::Done,
+            // It was lost with the host, or with an earlier process; no policy asked for that.
+            false if lost => Verdict::Again(Duration::ZERO),
             false => restart::decide(&self.record.spec.config.restart, failed, &self.record.restarts, now()),
         };
         event.restarting = matches!(verdict, Verdict::Again(_));

@@ -190,7 +190,7 @@ pub fn next(record: &Record, facts: &Facts, now: Timestamp) -> Step {
 
 /// Whether what exists cannot be gone on with and must be removed before it is made anew.
 fn lost(record: &Record, facts: &Facts) -> bool {
-    record.made.is_some() && (facts.vm.is_lost() || facts.cgroup == Have::Maybe)
+    record.made.is_some() && facts.vm.is_lost()
 }
 
 fn fetch(facts: &Facts) -> Step {
@@ -281,3 +281,6 @@ pub fn state(record: &Record) -> MachineState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
