@@ -54,6 +54,9 @@ pub fn document() -> openapi::OpenApi {
         let operations = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
         for operation in operations.into_iter().flatten() {
             operation.responses.responses.insert("default".to_owned(), RefOr::T(error.clone()));
+            // Handlers are named within their module; in the document a name is one operation's alone.
+            let tag = operation.tags.as_deref().and_then(<[String]>::first).map_or("", String::as_str);
+            operation.operation_id = operation.operation_id.take().map(|name| format!("{tag}_{name}"));
         }
     }
     document

@@ -210,9 +210,11 @@ fn every_operation_of_the_document_tells_its_errors_and_its_parameters() {
     let document = serde_json::to_value(control::openapi()).unwrap();
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() > 35, "{}", paths.len());
+    let mut names = std::collections::BTreeSet::new();
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().unwrap() {
             assert!(operation["responses"]["default"].is_object(), "{method} {path}");
+            assert!(names.insert(operation["operationId"].to_string()), "{method} {path}: {operation}");
             let named = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
             for name in named {
                 let described = operation["parameters"].as_array().unwrap();
