@@ -308,3 +308,6 @@ enum Command {
     Exec { request: ExecRequest, reply: oneshot::Sender<Result<ExecSession, LinkError>> },
     Inspect { reply: oneshot::Sender<GuestReport> },
 }
+
+#[cfg(test)]
+mod tests;

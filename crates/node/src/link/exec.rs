@@ -1,8 +1,8 @@
 //! Commands under way in a guest.
 //!
 //! The connection puts what comes for a command into its mailbox and never waits; the command's pump brings that to
-//! whoever reads, and grants the guest as much more as has been read. So a mailbox holds at most one window, and a
-//! slow reader stalls its own command only.
+//! whoever reads, and grants the guest as much more as has been taken from the mailbox. So a mailbox holds at most one
+//! window, and a slow reader stalls its own command only.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,8 +13,8 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Command;
 
-/// Pieces of input and output that wait, besides the window.
-const QUEUE: usize = 8;
+/// Pieces of input and of output that wait besides the windows.
+const QUEUE: usize = 2;
 /// The most input that a guest can ask for at a time, in bytes.
 const MAX_INPUT_WINDOW: usize = 16 * 1024 * 1024;
 

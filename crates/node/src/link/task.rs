@@ -295,10 +295,18 @@ impl<'a, P: Peer> Connection<'a, P> {
     fn command(&mut self, command: Command) {
         match command {
             command if self.phase != Phase::Open => command.lost(),
-            Command::Send(message) => message.encode(&mut self.out),
+            Command::Send(message) => self.send(&message),
             Command::Exec { request, reply } => drop(reply.send(self.start(request))),
             Command::Inspect { reply } => self.inspect(reply),
         }
+    }
+
+    fn send(&mut self, message: &HostMessage) {
+        // Nothing is answered to this, so the command is over for us.
+        if let HostMessage::ExecKill { stream } = message {
+            self.execs.remove(stream);
+        }
+        message.encode(&mut self.out);
     }
 
     fn start(&mut self, request: ExecRequest) -> Result<ExecSession, LinkError> {
@@ -325,8 +333,8 @@ impl<'a, P: Peer> Connection<'a, P> {
     fn exec_data(&mut self, stream: u32, which: exec::Stream, bytes: &[u8]) {
         let Some(exec) = self.execs.get(&stream) else { return };
         if exec.data(which, bytes).is_err() {
-            HostMessage::ExecKill { stream }.encode(&mut self.out);
             self.exec_end(stream, exec::End::Failed("the guest sent more than it may".into()));
+            self.send(&HostMessage::ExecKill { stream });
         }
     }
 

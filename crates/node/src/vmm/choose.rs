@@ -53,7 +53,7 @@ pub async fn choose(wanted: Driver, kernel: &Arc<GuestKernel>, data: &Path, user
     let mut verdicts = Verdicts::load(data, kernel, user);
     let mut refusals: Vec<String> = Vec::new();
     for isolation in ladder(wanted) {
-        let vmm = match candidate(*isolation) {
+        let vmm = match candidate(*isolation, user) {
             Ok(vmm) => vmm,
             Err(reason) => {
                 refusals.push(format!("no {isolation}: {reason}"));
@@ -94,7 +94,7 @@ struct Candidate {
 }
 
 /// The driver of a kind, or what it lacks.
-fn candidate(isolation: Isolation) -> Result<Candidate, String> {
+fn candidate(isolation: Isolation, user: VmUser) -> Result<Candidate, String> {
     match isolation {
         Isolation::Firecracker => {
             let firecracker = env::var_os(FIRECRACKER_VARIABLE).map(PathBuf::from).or_else(|| in_path("firecracker"));
@@ -115,6 +115,7 @@ fn candidate(isolation: Isolation) -> Result<Candidate, String> {
                 return Ok(Candidate { vmm: Arc::new(Qemu::emulated(program)), programs });
             }
             hardware::check()?;
+            hardware::check_access(user)?;
             Ok(Candidate { vmm: Arc::new(Qemu::accelerated(program)), programs })
         }
     }

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use super::VmUser;
+
 const DEVICE: &str = "/dev/kvm";
 
 /// Whether guests could run on the host's own processors; if not, why, and what to do.
@@ -21,6 +23,22 @@ pub(super) fn check() -> Result<(), String> {
         }
         Err(error) => Err(format!("{DEVICE} cannot be opened: {error}: {}", advice())),
     }
+}
+
+/// Whether a VMM that runs as `user` could open the device; if not, what to do.
+pub(super) fn check_access(user: VmUser) -> Result<(), String> {
+    let open = fs::metadata(DEVICE).is_ok_and(|device| {
+        let (mode, owner) = (device.mode(), device.uid() == user.uid);
+        let group = device.gid() != 0 && mode & 0o060 == 0o060;
+        mode & 0o006 == 0o006 || group || (owner && mode & 0o600 == 0o600)
+    });
+    if open {
+        return Ok(());
+    }
+    Err(format!(
+        "{DEVICE} is closed to the unprivileged user that QEMU runs as; give it to a group, as distributions do: \
+         `chgrp kvm {DEVICE} && chmod 660 {DEVICE}`"
+    ))
 }
 
 /// Why it does not work although the device is there, as far as one can tell.

@@ -12,7 +12,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -132,7 +132,6 @@ pub(super) fn find(machine: &MachineId, dir: &Path) -> Option<VmRecord> {
 /// The group that may use the host's virtualization, where not everybody may.
 fn kvm_group() -> Option<Gid> {
     let device = fs::metadata("/dev/kvm").ok()?;
-    let (group, everybody) =
-        (device.permissions().mode() & 0o060 == 0o060, device.permissions().mode() & 0o006 == 0o006);
+    let (group, everybody) = (device.mode() & 0o060 == 0o060, device.mode() & 0o006 == 0o006);
     (group && !everybody).then(|| Gid::from_raw(device.gid()))
 }

@@ -9,6 +9,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use model::machine::Isolation;
@@ -17,6 +18,7 @@ use rustix::{
     io::FdFlags,
     process::{Resource, Rlimit},
 };
+use tokio::time::timeout;
 
 use super::{ProcessId, Vm, VmPlan, VmRecord, VmUser, VmmError, output, process, setup_error};
 
@@ -35,6 +37,9 @@ pub(super) struct Spawn<'a> {
     /// Its wall.
     pub(super) isolation: Isolation,
 }
+
+/// How long a VMM that ends may take from its last word.
+const LAST_BREATH: Duration = Duration::from_millis(500);
 
 /// A VMM that has been started and has not come far. Dropping it kills it.
 #[derive(Debug)]
@@ -94,7 +99,8 @@ impl Newborn {
                 Ok(vm)
             }
             Err(error) => {
-                let by_itself = !record.process.alive();
+                // A connection breaks before the process that ends is gone.
+                let by_itself = timeout(LAST_BREATH, record.process.exited()).await.is_ok();
                 let _ = record.process.kill().await;
                 let output = output::drain(&self.pipe);
                 let _ = super::clear(&record.dir);

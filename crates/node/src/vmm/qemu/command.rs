@@ -1,7 +1,8 @@
 //! The command line of QEMU.
 //!
-//! QEMU gets every file as an open descriptor, so that the user it runs as needs no right to any path. Devices have
-//! fixed places on the bus, since the guest numbers them in the order of their places.
+//! QEMU gets every file as an open descriptor, so that the user it runs as needs no right to any path. Devices are
+//! left to QEMU to place: it gives them places in the order in which it tells the guest of the places that are taken
+//! (both walk the same list), so that the guest finds disks in the order in which they are given here.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,8 +16,8 @@ use model::machine::Isolation;
 use super::{CHANNEL, CONSOLE, CONTROL, tap};
 use crate::vmm::{Disk, Nic, VmPlan, VmmError, setup_error, spawn::inherited_path, tsc};
 
-/// The places on microvm's bus.
-const MAX_DEVICES: usize = 24;
+/// The places for devices but the last one, whose interrupt (pin 0 of the second controller) Linux does not get.
+const MAX_DEVICES: usize = 23;
 /// The places that are not disks: network, serial bus, random numbers.
 const OTHER_DEVICES: usize = 3;
 
@@ -39,12 +40,12 @@ pub(super) fn prepare(program: &Path, isolation: Isolation, plan: &VmPlan) -> Re
     if plan.disks.len() + OTHER_DEVICES > MAX_DEVICES {
         return Err(VmmError::Plan(format!("it has more than {} disks", MAX_DEVICES - OTHER_DEVICES)));
     }
-    let mut builder = Builder { command: Command::new(program), inherited: Vec::new(), devices: 0 };
+    let mut builder = Builder { command: Command::new(program), inherited: Vec::new() };
     builder.machine(isolation, plan);
     builder.confinement();
     builder.kernel(isolation, plan)?;
-    for disk in &plan.disks {
-        builder.disk(disk)?;
+    for (index, disk) in plan.disks.iter().enumerate() {
+        builder.disk(index, disk)?;
     }
     if let Some(nic) = &plan.nic {
         builder.nic(nic)?;
@@ -56,7 +57,6 @@ pub(super) fn prepare(program: &Path, isolation: Isolation, plan: &VmPlan) -> Re
 struct Builder {
     command: Command,
     inherited: Vec<OwnedFd>,
-    devices: usize,
 }
 
 impl Builder {
@@ -97,22 +97,28 @@ impl Builder {
         Ok(())
     }
 
-    fn disk(&mut self, disk: &Disk) -> Result<(), VmmError> {
-        let options = OpenOptions::new().read(true).write(!disk.read_only).clone();
-        let file = options.open(&disk.path).map_err(setup_error("open", &disk.path))?;
-        let (set, id) = (self.devices + 1, format!("disk{}", self.devices));
-        let descriptor = file.as_raw_fd();
-        self.inherited.push(file.into());
-        self.args(["-add-fd", &format!("fd={descriptor},set={set}")]);
+    /// A disk as a set of descriptors: QEMU opens what it may write to for reading first, and takes for each way of
+    /// opening the descriptor that fits.
+    fn disk(&mut self, index: usize, disk: &Disk) -> Result<(), VmmError> {
+        self.disk_descriptor(index, disk, OpenOptions::new().read(true))?;
+        if !disk.read_only {
+            self.disk_descriptor(index, disk, OpenOptions::new().read(true).write(true))?;
+        }
         let access = if disk.read_only { "on" } else { "off" };
         // A file's holes stay holes, and what the guest discards becomes one.
+        let holes = "discard=unmap,detect-zeroes=unmap";
         self.args([
             "-drive",
-            &format!(
-                "if=none,id={id},file=/dev/fdset/{set},format=raw,read-only={access},discard=unmap,detect-zeroes=unmap"
-            ),
+            &format!("if=none,id=disk{index},file=/dev/fdset/{index},format=raw,read-only={access},{holes}"),
         ]);
-        self.device(&format!("virtio-blk-device,drive={id}"));
+        self.args(["-device", &format!("virtio-blk-device,drive=disk{index}")]);
+        Ok(())
+    }
+
+    fn disk_descriptor(&mut self, set: usize, disk: &Disk, options: &OpenOptions) -> Result<(), VmmError> {
+        let file = options.open(&disk.path).map_err(setup_error("open", &disk.path))?;
+        self.args(["-add-fd", &format!("fd={},set={set}", file.as_raw_fd())]);
+        self.inherited.push(file.into());
         Ok(())
     }
 
@@ -123,7 +129,7 @@ impl Builder {
         self.inherited.push(tap.into());
         self.args(["-netdev", &format!("tap,id=net0,fd={descriptor},vhost=off")]);
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
-        self.device(&format!("virtio-net-device,netdev=net0,mac={mac}"));
+        self.args(["-device", &format!("virtio-net-device,netdev=net0,mac={mac}")]);
         Ok(())
     }
 
@@ -131,17 +137,10 @@ impl Builder {
         self.args(["-chardev", &format!("socket,id=console,path={CONSOLE},server=on,wait=off")]);
         self.args(["-serial", "chardev:console"]);
         self.args(["-chardev", &format!("socket,id=channel,path={CHANNEL},server=on,wait=off")]);
-        self.device("virtio-serial-device,max_ports=2");
+        self.args(["-device", "virtio-serial-device,max_ports=2"]);
         self.args(["-device", &format!("virtserialport,chardev=channel,name={}", guest::VIRTIO_PORT)]);
         self.args(["-object", "rng-builtin,id=random"]);
-        self.device("virtio-rng-device,rng=random");
-    }
-
-    /// A device in the next place on the bus.
-    fn device(&mut self, device: &str) {
-        let place = self.devices;
-        self.devices += 1;
-        self.args(["-device", &format!("{device},bus=virtio-mmio-bus.{place}")]);
+        self.args(["-device", "virtio-rng-device,rng=random"]);
     }
 
     fn inherit(&mut self, file: File) -> String {

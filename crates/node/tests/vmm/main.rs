@@ -1,0 +1,138 @@
+//! Real guests under real VMMs.
+
+mod guests;
+
+use std::{fs, time::Duration};
+
+use api::internal::{ExecEvent, ExecRequest, ExecSession};
+use guests::{PATIENCE, SERVE, host_or_skip};
+use node::{
+    link::{GuestPhase, Session},
+    vmm::{self, Disk, Driver, Vm},
+};
+use tokio::time::{Instant, timeout};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_boots_runs_its_program_takes_commands_and_stops() {
+    let host = host_or_skip!("a_guest_boots_runs_its_program_takes_commands_and_stops");
+    let plan = host.plan();
+    let begun = Instant::now();
+    let vm = host.qemu().await.launch(&plan).await.unwrap();
+    let record = vm.record.clone();
+    let (link, logs) = host.link(vm);
+    host.reach(&link, |status| matches!(status.session, Session::Open(_))).await;
+    let hello = begun.elapsed();
+    host.boot(&link, SERVE).await;
+    let started = begun.elapsed();
+    let start = link.status().borrow().start.unwrap();
+    eprintln!("hello after {hello:?}, started after {started:?}; by the guest's clock {start:?}");
+    logs.wait_for("ready").await;
+
+    let (code, stdout) = shell(&link, "cat /proc/cmdline; ls /sys/block; cat /marker").await;
+    assert_eq!((code, stdout.lines().skip(1).collect::<Vec<_>>()), (0, vec!["vda", "vdb", "vdc", "the image"]));
+    eprintln!("command line: {}", stdout.lines().next().unwrap());
+    // Disks come in the order of the plan, and a read-only one cannot be written to even by root.
+    let (_, sizes) = shell(&link, "cat /sys/block/vda/size /sys/block/vdb/size /sys/block/vdc/size").await;
+    let sectors = |disk: &Disk| (fs::metadata(&disk.path).unwrap().len() / 512).to_string();
+    assert_eq!(sizes.lines().collect::<Vec<_>>(), plan.disks.iter().map(sectors).collect::<Vec<_>>());
+    let (code, _) = shell(&link, "dd if=/dev/zero of=/dev/vda count=1 2>/dev/null").await;
+    assert_ne!(code, 0, "the shared image was written to");
+
+    let report = link.inspect().await.unwrap();
+    assert!(report.processes.iter().any(|process| process.command.contains("trap")), "{report:?}");
+
+    let exit = timeout(PATIENCE, link.stop(0, Duration::from_secs(30))).await.unwrap().unwrap();
+    assert_eq!(exit.code, 3);
+    link.power_off().await.unwrap();
+    let last = host.reach(&link, |status| status.session == Session::Gone).await;
+    assert_eq!(last.guest, GuestPhase::Exited(exit));
+    assert!(!record.process.alive());
+    link.close().await;
+    vmm::clear(&plan.dir).unwrap();
+    assert!(!plan.dir.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_outlives_every_handle_and_is_adopted_by_its_record_or_by_its_name() {
+    let host = host_or_skip!("a_vm_outlives_every_handle_and_is_adopted_by_its_record_or_by_its_name");
+    let plan = host.plan();
+    let vm = host.qemu().await.launch(&plan).await.unwrap();
+    let written = serde_json::to_string(&vm.record).unwrap();
+    let (link, logs) = host.link(vm);
+    host.boot(&link, SERVE).await;
+    logs.wait_for("ready").await;
+    link.close().await;
+
+    let record: vmm::VmRecord = serde_json::from_str(&written).unwrap();
+    assert_eq!(vmm::find(&plan.machine, &plan.dir).as_ref(), Some(&record));
+    assert!(record.process.alive());
+    let (link, _) = host.link(Vm::adopt(record.clone()));
+    host.boot(&link, "exit 99").await;
+    let (code, stdout) = shell(&link, "echo still here").await;
+    assert_eq!((code, stdout.as_str()), (0, "still here\n"));
+
+    // Killed from outside, it is gone at once, and the link says so by itself.
+    record.process.kill().await.unwrap();
+    let last = host.reach(&link, |status| status.session == Session::Gone).await;
+    assert_eq!(last.guest, GuestPhase::Running);
+    assert!(vmm::find(&plan.machine, &plan.dir).is_none());
+    link.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vmm_that_refuses_says_why_and_leaves_nothing() {
+    let host = host_or_skip!("a_vmm_that_refuses_says_why_and_leaves_nothing");
+    let qemu = host.qemu().await;
+    let mut plan = host.plan();
+    plan.memory_mb = 1 << 30;
+    let error = qemu.launch(&plan).await.unwrap_err().to_string();
+    assert!(error.contains("memory"), "{error}");
+    assert!(!plan.dir.exists());
+
+    let mut plan = host.plan();
+    plan.disks.push(Disk { path: plan.dir.join("missing"), read_only: true });
+    let error = qemu.launch(&plan).await.unwrap_err();
+    assert!(error.to_string().contains("missing"), "{error}");
+    assert!(vmm::find(&plan.machine, &plan.dir).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_of_the_guests_kernel_ends_the_vm_and_is_told_on_its_console() {
+    let host = host_or_skip!("a_panic_of_the_guests_kernel_ends_the_vm_and_is_told_on_its_console");
+    let mut plan = host.plan();
+    plan.kernel_args.push("rdinit=/nowhere init=/nowhere root=/dev/vdz".into());
+    let vm = host.qemu().await.launch(&plan).await.unwrap();
+    let (link, _) = host.link(vm);
+    host.reach(&link, |status| status.session == Session::Gone).await;
+    link.close().await;
+    let console = node::link::console_tail(&host.console(), 100_000);
+    assert!(console.contains("Kernel panic"), "{console}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_choice_is_what_truly_runs_and_is_remembered() {
+    let host = host_or_skip!("the_choice_is_what_truly_runs_and_is_remembered");
+    let choice = vmm::choose(Driver::Qemu, &host.kernel, &host.data(), guests::user()).await.unwrap();
+    eprintln!("{}", choice.why);
+    let begun = Instant::now();
+    let again = vmm::choose(Driver::Qemu, &host.kernel, &host.data(), guests::user()).await.unwrap();
+    eprintln!("the second choice took {:?}", begun.elapsed());
+    assert_eq!(again.vmm.isolation(), choice.vmm.isolation());
+    let left = fs::read_dir(host.data().join("kernel/probe")).unwrap().count();
+    assert_eq!(left, 0, "a trial guest has left something");
+}
+
+async fn shell(link: &node::link::Link, script: &str) -> (i32, String) {
+    let command = ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec();
+    let session = link.exec(ExecRequest { command, ..ExecRequest::default() }).await.unwrap();
+    let ExecSession { mut output, .. } = session;
+    let mut stdout = Vec::new();
+    loop {
+        match timeout(PATIENCE, output.recv()).await.unwrap().unwrap() {
+            ExecEvent::Stdout(bytes) => stdout.extend_from_slice(&bytes),
+            ExecEvent::Stderr(bytes) => eprintln!("{}", String::from_utf8_lossy(&bytes)),
+            ExecEvent::Exit { code, .. } => return (code, String::from_utf8(stdout).unwrap()),
+            ExecEvent::Failed(reason) => panic!("{reason}"),
+        }
+    }
+}
