@@ -341,3 +341,68 @@ fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(des
 fn json<'a, T: Deserialize<'a>>(kind: &'static str, content: &'a [u8]) -> Result<T, InvalidDocument> {
     serde_json::from_slice(content).map_err(|error| InvalidDocument::Syntax { kind, why: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn a_configuration_may_leave_out_or_null_what_it_does_not_say() {
+        let rest = format!(r#""architecture":"amd64","os":"linux","rootfs":{{"diff_ids":["sha256:{HEX}"]}}"#);
+        let nulls = r#"{"User":null,"Entrypoint":null,"Cmd":null,"Env":null,"WorkingDir":null,"ExposedPorts":null,
+            "Volumes":null,"StopSignal":null,"Labels":null,"Healthcheck":{"Test":["NONE"]},"ArgsEscaped":true}"#;
+        for config in ["null", "{}", nulls] {
+            let read = Configuration::parse(format!(r#"{{{rest},"config":{config}}}"#).as_bytes()).unwrap();
+            assert_eq!(read.config, ImageConfig::default(), "{config}");
+            assert_eq!(read.diff_ids.len(), 1);
+        }
+        assert!(Configuration::parse(format!("{{{rest}}}").as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn a_configuration_is_read_whole() {
+        let content = r#"{"architecture":"arm64","os":"linux","variant":"v8","rootfs":{"type":"layers","diff_ids":null},
+            "config":{"User":"app:staff","Entrypoint":["/bin/app"],"Cmd":"serve","Env":["A=b"],"WorkingDir":"/srv",
+            "ExposedPorts":{"80/tcp":{},"53/udp":{}},"Volumes":{"/data":{}},"StopSignal":"SIGQUIT","Labels":{"a":"b"}}}"#;
+        let read = Configuration::parse(content.as_bytes()).unwrap();
+        assert_eq!(read.platform.name(), "linux/arm64/v8");
+        let wanted = ImageConfig {
+            user: "app:staff".to_owned(),
+            entrypoint: vec!["/bin/app".to_owned()],
+            cmd: vec!["serve".to_owned()],
+            env: vec!["A=b".to_owned()],
+            working_dir: "/srv".to_owned(),
+            exposed_ports: vec!["53/udp".to_owned(), "80/tcp".to_owned()],
+            volumes: vec!["/data".to_owned()],
+            stop_signal: Some("SIGQUIT".to_owned()),
+            labels: BTreeMap::from([("a".to_owned(), "b".to_owned())]),
+        };
+        assert_eq!(read.config, wanted);
+    }
+
+    #[test]
+    fn the_kind_of_a_manifest_is_known_with_and_without_a_media_type() {
+        let config = format!(r#"{{"mediaType":"{OCI_CONFIG}","digest":"sha256:{HEX}","size":2}}"#);
+        let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#);
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        assert!(matches!(Manifest::parse(image.as_bytes(), None), Ok(Manifest::Image(_))));
+        assert!(matches!(Manifest::parse(index.as_bytes(), None), Ok(Manifest::Index(_))));
+        assert!(matches!(Manifest::parse(index.as_bytes(), Some(DOCKER_LIST)), Ok(Manifest::Index(_))));
+        // What looks like both is what it says it is, and is not taken as the other.
+        let both = format!(r#"{{"schemaVersion":2,"mediaType":"{OCI_INDEX}","config":{config},"manifests":[]}}"#);
+        assert!(matches!(Manifest::parse(both.as_bytes(), None), Ok(Manifest::Index(_))));
+        assert!(matches!(Manifest::parse(both.as_bytes(), Some(OCI_MANIFEST)), Err(InvalidDocument::Disagrees { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_panics(content in r#"[{}\[\]",:a-zA-Z0-9 ]{0,200}"#) {
+            let _ = Manifest::parse(content.as_bytes(), None);
+            let _ = Configuration::parse(content.as_bytes());
+        }
+    }
+}

@@ -188,7 +188,7 @@ impl ImageResolver for Images {
         let storage = |reason: String| ImageError::Storage { reference: app.to_string(), reason };
         let name = app.as_str().parse().map_err(|error: model::InvalidName| storage(error.to_string()))?;
         let registry = Arc::clone(&self.registry);
-        blocking(move || Ok(registry.forget(&name)?))
+        blocking(move || registry.forget(&name))
             .await
             .map_err(|error: io::Error| storage(format!("removing the app's repositories: {error}")))
     }

@@ -73,9 +73,12 @@ impl Puller {
         reference: &Reference,
         credentials: PullCredentials,
     ) -> Result<Digest, ImageError> {
-        let _turn = self.at_once.acquire().await;
         let limit = self.options.timeout;
-        tokio::time::timeout(limit, self.pull(name, reference, credentials)).await.unwrap_or_else(|_| {
+        let pull = async {
+            let _turn = self.at_once.acquire().await;
+            self.pull(name, reference, credentials).await
+        };
+        tokio::time::timeout(limit, pull).await.unwrap_or_else(|_| {
             let reason = format!("it took longer than {} s; try again, or push the image here", limit.as_secs());
             Err(ImageError::Registry { reference: name.to_owned(), reason })
         })

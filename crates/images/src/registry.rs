@@ -3,7 +3,7 @@
 //! - [`door`]: who may come in (Docker's token authentication).
 //! - [`target`]: what a path is about. - [`error`]: refusals in the specification's form.
 //! - [`repository`]: repositories on disk. - [`uploads`]: uploads under way.
-//! - [`blobs`], [`manifests`], [`listing`]: the endpoints.
+//! - [`blobs`], [`upload`], [`manifests`], [`listing`]: the endpoints.
 //!
 //! The catalog of all repositories is not offered: it would tell tenants about each other.
 
@@ -33,6 +33,7 @@ mod manifests;
 pub(crate) mod repository;
 mod target;
 mod token;
+mod upload;
 pub(crate) mod uploads;
 
 pub use door::PublicScheme;
@@ -158,11 +159,10 @@ async fn token_by_query(State(registry): State<Arc<Registry>>, uri: Uri, headers
 }
 
 async fn token_by_form(State(registry): State<Arc<Registry>>, body: Body) -> Response {
-    let form = match axum::body::to_bytes(body, MAX_FORM_BYTES).await {
-        Ok(form) => form,
-        Err(_) => return Refusal::new(Code::SizeInvalid, "the form is too large or was cut off").into_response(),
-    };
-    registry.door.token_by_form(&String::from_utf8_lossy(&form)).await.into_response()
+    match tokio::time::timeout(BODY_IDLE, axum::body::to_bytes(body, MAX_FORM_BYTES)).await {
+        Ok(Ok(form)) => registry.door.token_by_form(&String::from_utf8_lossy(&form)).await.into_response(),
+        _ => Refusal::new(Code::SizeInvalid, "the form is too large or was cut off").into_response(),
+    }
 }
 
 async fn dispatch(State(registry): State<Arc<Registry>>, Path(rest): Path<String>, request: Request) -> Response {
@@ -190,11 +190,11 @@ async fn serve(registry: &Arc<Registry>, rest: &str, parts: Parts, body: Body) -
         (_, Target::Manifest(name, reference)) => manifests::delete(registry, name, reference).await,
         ("GET" | "HEAD", Target::Blob(name, digest)) => blobs::get(registry, name, digest, &parts.headers, get).await,
         (_, Target::Blob(name, digest)) => blobs::delete(registry, name, digest).await,
-        (_, Target::Uploads(name)) => blobs::begin(registry, name, &caller, &parts, body).await,
-        ("GET", Target::Upload(name, id)) => blobs::status(registry, &name, &id),
-        ("PATCH", Target::Upload(name, id)) => blobs::append(registry, &name, &id, &parts.headers, body).await,
-        ("PUT", Target::Upload(name, id)) => blobs::finish(registry, name, &id, &parts, body).await,
-        (_, Target::Upload(name, id)) => blobs::cancel(registry, &name, &id),
+        (_, Target::Uploads(name)) => upload::begin(registry, name, &caller, &parts, body).await,
+        ("GET", Target::Upload(name, id)) => upload::status(registry, &name, &id),
+        ("PATCH", Target::Upload(name, id)) => upload::append(registry, &name, &id, &parts.headers, body).await,
+        ("PUT", Target::Upload(name, id)) => upload::finish(registry, name, &id, &parts, body).await,
+        (_, Target::Upload(name, id)) => upload::cancel(registry, &name, &id),
         (_, Target::Tags(name)) => listing::tags(registry, name, parts.uri.query().unwrap_or_default()).await,
         (_, Target::Referrers(name, subject)) => {
             listing::referrers(registry, name, subject, parts.uri.query().unwrap_or_default()).await

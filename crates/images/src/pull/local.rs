@@ -7,12 +7,13 @@ use model::{Digest, OrgSlug, Reference};
 
 use super::{Puller, not_found, platform::choose, storage};
 use crate::{
-    document::{Manifest, known_media_type},
+    document::Manifest,
     layers::{read_bounded, unusable},
     registry::{
         Registry,
         repository::{Repository, RepositoryName},
     },
+    store::absent_is_none,
 };
 
 /// How many tags a message names.
@@ -65,23 +66,19 @@ fn find(registry: &Registry, name: &str, reference: &Reference, hint: &str) -> R
         (None, tag) => repository.tag(tag).map_err(failed)?,
     };
     let Some(digest) = digest else { return Err(no_such_tag(name, reference, &repository, hint)) };
-    let complete = repository.manifest(&digest).map_err(failed)?.is_some()
-        && registry.want_tree(&repository, &digest).map_err(failed)?;
-    if !complete {
-        let reason = format!("the repository {} has no manifest {digest}; {hint}", reference.repository);
-        return Err(not_found(name, reason));
+    let incomplete = |digest: &Digest| {
+        not_found(name, format!("the repository {} has no whole manifest {digest}; {hint}", reference.repository))
+    };
+    if repository.manifest(&digest).map_err(failed)?.is_none() {
+        return Err(incomplete(&digest));
     }
-    let content = read_bounded(&registry.store.path(&digest)).map_err(failed)?;
-    match Manifest::parse(&content, None).map_err(|error| unusable(name, error))? {
-        Manifest::Image(_) => Ok(digest),
-        Manifest::Index(index) => {
-            let chosen = choose(name, &index)?;
-            match known_media_type(&chosen.media_type) {
-                Some(_) => Ok(chosen.digest.clone()),
-                None => Err(unusable(name, format!("its index names a {:?} as an image", chosen.media_type))),
-            }
-        }
-    }
+    let content = absent_is_none(read_bounded(&registry.store.path(&digest))).map_err(failed)?;
+    let content = content.ok_or_else(|| incomplete(&digest))?;
+    let chosen = match Manifest::parse(&content, None).map_err(|error| unusable(name, error))? {
+        Manifest::Image(_) => digest,
+        Manifest::Index(index) => choose(name, &index)?.digest.clone(),
+    };
+    if registry.want_tree(&repository, &chosen).map_err(failed)? { Ok(chosen) } else { Err(incomplete(&chosen)) }
 }
 
 fn no_such_tag(name: &str, reference: &Reference, repository: &Repository, hint: &str) -> ImageError {

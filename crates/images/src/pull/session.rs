@@ -116,7 +116,8 @@ impl Session {
 
     async fn send(&self, path: &str, accept: &str) -> Result<Response, Failure> {
         let mut request = self.client.get(format!("{}{path}", self.base)).header(header::ACCEPT, accept);
-        if let Some(authorization) = self.authorization().clone() {
+        let authorization = self.authorization().clone();
+        if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         Ok(request.send().await?)

@@ -30,6 +30,9 @@ const MAX_SCOPES: usize = 32;
 /// The most bytes of a token or password that are looked at.
 const MAX_SECRET_BYTES: usize = 8 << 10;
 
+/// What people read who come without a token, or with a wrong one.
+const SIGN_IN: &str = "sign in with `docker login`: any user name, and a valid platform token as the password";
+
 /// With which scheme clients reach the registry; it goes into the address of the token service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum PublicScheme {
@@ -224,7 +227,7 @@ impl Door {
         }
         let value = HeaderValue::try_from(challenge).expect("a host and a repository name are visible ASCII");
         let message = match error {
-            "" => "sign in: `docker login` with any user name and a platform token as the password",
+            "" => SIGN_IN,
             "insufficient_scope" => "your token does not reach this repository",
             _ => "the token is not valid, or no longer; sign in again",
         };
@@ -292,7 +295,6 @@ pub fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
 
 /// The 401 of the token service itself.
 fn sign_in() -> Refusal {
-    let message = "the user name may be anything, the password must be a valid platform token";
-    Refusal::new(Code::Unauthorized, message)
+    Refusal::new(Code::Unauthorized, SIGN_IN)
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"dunlin\""))
 }

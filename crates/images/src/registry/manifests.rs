@@ -20,6 +20,7 @@ use super::{
 use crate::{
     document::{DOCKER_MANIFEST, Descriptor, MAX_DOCUMENT_BYTES, Manifest, OCI_INDEX, OCI_MANIFEST},
     layers::read_bounded,
+    store::absent_is_none,
 };
 
 const OCI_SUBJECT: HeaderName = HeaderName::from_static("oci-subject");
@@ -35,11 +36,12 @@ pub async fn get(
         .on_disk(move |registry| {
             let repository = registry.repositories.get(&name);
             let (digest, media_type) = find(&repository, &name, &reference)?;
-            // A pusher who is told that it is here will not send it, nor anything below it.
-            if !registry.want_tree(&repository, &digest)? {
+            // A pusher asks by HEAD. Told that it is here, it sends neither the manifest nor anything below it.
+            if !with_body && !registry.want_tree(&repository, &digest)? {
                 return Err(unknown(&name, &reference));
             }
-            let content = read_bounded(&registry.store.path(&digest))?;
+            let content = absent_is_none(read_bounded(&registry.store.path(&digest)))?;
+            let content = content.ok_or_else(|| unknown(&name, &reference))?;
             Ok((digest, media_type, content))
         })
         .await?;

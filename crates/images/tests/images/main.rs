@@ -2,6 +2,7 @@
 
 mod access;
 mod collect;
+mod docker;
 mod interop;
 mod pull;
 mod push;
