@@ -80,8 +80,8 @@ pub async fn run(context: &Context, command: Deploy) -> Result<(), Failure> {
     let ready = image::prepare(context, &platform, &app, file.directory(), &config, &wishes).await?;
     let made = make_app(context, &client, &app, command.org).await?;
     let begun = begin(context, &client, &platform, &app, ready, request).await;
-    if begun.is_err() && made && client.destroy_app(&app).await.is_ok() {
-        context.out.say(format!("Destroyed app {app} again, since nothing was deployed."));
+    if begun.is_err() && made {
+        unmake_app(context, &client, &app).await;
     }
     let deployment = begun?;
     if command.detach { watch::detach(context, &deployment) } else { watch::finish(context, &client, deployment).await }
@@ -172,6 +172,15 @@ async fn make_app(context: &Context, client: &Client, app: &AppName, org: String
     let made = client.create_app(&request).await?;
     context.out.say(format!("Created app {app} in organization {}.", made.organization.slug));
     Ok(true)
+}
+
+/// Destroys an app that was made for a deployment which did not begin. Where that is not certain, since an answer may
+/// have been lost, the app stays.
+async fn unmake_app(context: &Context, client: &Client, app: &AppName) {
+    let untouched = client.deployments(app).await.is_ok_and(|deployments| deployments.is_empty());
+    if untouched && client.destroy_app(app).await.is_ok() {
+        context.out.say(format!("Destroyed app {app} again, since nothing was deployed."));
+    }
 }
 
 async fn begin(

@@ -233,6 +233,7 @@ async fn an_app_that_was_made_for_a_deployment_that_never_began_goes_again() {
             }),
         )
         .route("/v1/apps/web", get(missing).merge(delete(move || async move { destroyed() })))
+        .route("/v1/apps/web/deployments", get(|| async { Json(json!([])) }))
         .route("/v1/apps/web/plan", post(refused));
     let address = serve(router).await;
     let directory = tempfile::tempdir().unwrap();
