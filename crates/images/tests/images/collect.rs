@@ -129,13 +129,25 @@ async fn the_root_filesystem_of_an_image_goes_with_it() {
 /// What clients and the platform do, in any order.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Push a part of an image: 0 the configuration, 1 the layer, 2 the manifest under a tag, 3 by digest.
-    Push {
+    /// Push one blob of an image: its layer, or else its configuration.
+    PushBlob {
         repository: usize,
         image: usize,
-        part: usize,
+        layer: bool,
     },
-    /// Push an index of two images.
+    /// Push the manifest of an image, by digest or under the tag `t<image>`.
+    PushManifest {
+        repository: usize,
+        image: usize,
+        tagged: bool,
+    },
+    /// Push all of an image.
+    PushImage {
+        repository: usize,
+        image: usize,
+        tagged: bool,
+    },
+    /// Push an index of two images under the tag `t<tag>`.
     PushIndex {
         repository: usize,
         images: [usize; 2],
@@ -157,15 +169,19 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let (repository, image, yes) = (0..2_usize, 0..3_usize, any::<bool>());
+    let push = (repository.clone(), image.clone(), yes);
     prop_oneof![
-        8 => (0..2_usize, 0..3_usize, 0..4_usize).prop_map(|(repository, image, part)| Step::Push { repository, image, part }),
-        2 => (0..2_usize, [0..3_usize, 0..3_usize], 0..3_usize)
+        2 => push.clone().prop_map(|(repository, image, layer)| Step::PushBlob { repository, image, layer }),
+        2 => push.clone().prop_map(|(repository, image, tagged)| Step::PushManifest { repository, image, tagged }),
+        4 => push.prop_map(|(repository, image, tagged)| Step::PushImage { repository, image, tagged }),
+        4 => (repository.clone(), [image.clone(), image.clone()], 3..5_usize)
             .prop_map(|(repository, images, tag)| Step::PushIndex { repository, images, tag }),
-        1 => (0..2_usize, 0..3_usize).prop_map(|(repository, tag)| Step::DeleteTag { repository, tag }),
-        1 => (0..2_usize, 0..3_usize).prop_map(|(repository, image)| Step::DeleteManifest { repository, image }),
-        1 => (0..3_usize).prop_map(|image| Step::Use { image }),
+        2 => (repository.clone(), 0..5_usize).prop_map(|(repository, tag)| Step::DeleteTag { repository, tag }),
+        1 => (repository, image.clone()).prop_map(|(repository, image)| Step::DeleteManifest { repository, image }),
+        1 => image.prop_map(|image| Step::Use { image }),
         1 => Just(Step::Release),
-        3 => Just(Step::Collect),
+        4 => Just(Step::Collect),
     ]
 }
 
@@ -191,7 +207,18 @@ impl Run {
 
     async fn take(&mut self, step: Step) {
         match step {
-            Step::Push { repository, image, part } => self.push(repository, image, part).await,
+            Step::PushBlob { repository, image, layer } => {
+                let image = &self.images[image];
+                let blob = if layer { &image.layer } else { &image.config };
+                self.client.push_blob(REPOSITORIES[repository], blob).await;
+            }
+            Step::PushManifest { repository, image, tagged } => self.push_manifest(repository, image, tagged).await,
+            Step::PushImage { repository, image, tagged } => {
+                for blob in [&self.images[image].config, &self.images[image].layer] {
+                    self.client.push_blob(REPOSITORIES[repository], blob).await;
+                }
+                self.push_manifest(repository, image, tagged).await;
+            }
             Step::PushIndex { repository, images, tag } => {
                 let entries = images.map(|image| (&self.images[image], "linux", "amd64"));
                 let index = index_of(&entries);
@@ -236,18 +263,13 @@ impl Run {
         }
     }
 
-    async fn push(&mut self, repository: usize, image: usize, part: usize) {
-        let (name, pushed) = (REPOSITORIES[repository], self.images[image].clone());
-        match part {
-            0 => _ = self.client.push_blob(name, &pushed.config).await,
-            1 => _ = self.client.push_blob(name, &pushed.layer).await,
-            _ => {
-                let reference = if part == 2 { format!("t{image}") } else { pushed.digest().to_string() };
-                let put = self.client.put_manifest(name, &reference, OCI_MANIFEST, &pushed.manifest()).await;
-                if put.status() == 201 && part == 2 {
-                    self.tags.insert((repository, image), (pushed.digest(), vec![image]));
-                }
-            }
+    /// Pushes a manifest, which is refused if a part of it is missing.
+    async fn push_manifest(&mut self, repository: usize, image: usize, tagged: bool) {
+        let (name, pushed) = (REPOSITORIES[repository], &self.images[image]);
+        let reference = if tagged { format!("t{image}") } else { pushed.digest().to_string() };
+        let put = self.client.put_manifest(name, &reference, OCI_MANIFEST, &pushed.manifest()).await;
+        if put.status() == 201 && tagged {
+            self.tags.insert((repository, image), (pushed.digest(), vec![image]));
         }
     }
 
