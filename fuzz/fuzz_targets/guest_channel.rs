@@ -28,7 +28,10 @@ fuzz_target!(|data: &[u8]| {
     let mut next = HostChannel::new(NEXT);
     let mut greeting = BytesMut::new();
     next.greet(&mut greeting);
-    assert!(matches!(guest.receive(&mut &greeting[..], &mut out), Some(GuestEvent::Open { .. })));
+    // The last frame of the dead session may have lacked nothing but its end, which the greeting brings.
+    let mut input = &greeting[..];
+    let events: Vec<_> = std::iter::from_fn(|| guest.receive(&mut input, &mut out)).collect();
+    assert!(matches!(events.last(), Some(GuestEvent::Open { .. })) && events.len() <= 2);
     assert!(matches!(next.receive(&mut &out[..]), Some(HostEvent::Open { .. })));
 
     // With an open session, whatever the guest says is a message or is dropped.

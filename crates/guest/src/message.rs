@@ -132,7 +132,8 @@ pub enum GuestMessage {
         /// How long after the start of init that was, in microseconds.
         init_us: u64,
     },
-    /// The program could not be started. The guest ends on [`HostMessage::PowerOff`], or by itself after a while.
+    /// The program could not be started. Told in each session, after all log records. The guest ends on
+    /// [`HostMessage::PowerOff`], or by itself after a minute.
     BootFailed(BootFailure),
     /// A line that the program or init wrote.
     #[serde(skip)]
@@ -142,8 +143,8 @@ pub enum GuestMessage {
         /// How many.
         count: u64,
     },
-    /// The program ended; all it wrote has been told before. The guest puts its disks in order and ends on
-    /// [`HostMessage::PowerOff`], or by itself after a while.
+    /// The program ended; all it wrote has been told before. Told in each session. The guest puts its disks in order
+    /// and ends on [`HostMessage::PowerOff`], or by itself after a minute.
     Exited(Exit),
     /// So many more bytes of a command's input may be sent.
     ExecCredit {

@@ -174,7 +174,10 @@ proptest! {
         // Of what was on its way to the dead process, half a frame has left the guest.
         let mut out = BytesMut::from(&b"the rest of it"[..]);
         let mut events = heard_by_guest(&mut guest, &stream, &mut out);
-        assert!(matches!(events.remove(0), GuestEvent::Open { version: 1 }));
+        // The last frame may have lacked nothing but its end, which the greeting brings.
+        let open = events.iter().position(|event| matches!(event, GuestEvent::Open { version: 1 }));
+        prop_assert!(open.is_some_and(|open| open <= 1));
+        events.drain(..=open.unwrap());
         prop_assert_eq!(host_messages(events), after);
         let opened = heard_by_host(&mut host, &out);
         assert!(matches!(opened[..], [HostEvent::Open { version: 1 }]));

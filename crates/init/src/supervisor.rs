@@ -132,11 +132,14 @@ impl Supervisor {
         }
     }
 
+    /// A host that is there gets everything that it has been owed, even if it does not wait for it.
     fn is_over(&self) -> bool {
+        let all_told = |ended: &Ended| !self.channel.is_open() || (ended.told && self.link.out.is_empty());
         match &self.phase {
             Phase::Waiting => self.power_off,
             Phase::Running(_) => false,
-            Phase::Ended(ended) => (ended.settled && self.power_off) || Instant::now() >= ended.give_up_at,
+            Phase::Ended(ended) if Instant::now() >= ended.give_up_at => true,
+            Phase::Ended(ended) => self.power_off && ended.settled && all_told(ended),
         }
     }
 
