@@ -37,8 +37,8 @@ mod watch;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::exit::{Exit, Failure};
 use self::context::Context;
+pub use self::exit::{Exit, Failure};
 use crate::{doctor::DoctorOptions, serve::ServeOptions, setup::SetupOptions};
 
 /// Runs apps as microVMs on servers you own.

@@ -67,7 +67,8 @@ pub async fn run(options: &DoctorOptions, json: bool) -> Result<ExitCode> {
     findings.extend(host::TOOLS.iter().map(tool));
     findings.push(isolation(&options.data_dir).await);
     findings.extend([memory(), disk(&options.data_dir), cgroups()]);
-    findings.extend([("port 80", 80), ("port 443", 443), ("port 4280", 4280)].map(|(check, number)| port(check, number)));
+    findings
+        .extend([("port 80", 80), ("port 443", 443), ("port 4280", 4280)].map(|(check, number)| port(check, number)));
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -93,7 +94,11 @@ fn root() -> Finding {
     if host::is_root() {
         Finding::ok("root", "this process may make taps and cgroups")
     } else {
-        Finding::warning("root", "not root: what needs it was not looked at", "run `sudo dunlin doctor` for the whole truth")
+        Finding::warning(
+            "root",
+            "not root: what needs it was not looked at",
+            "run `sudo dunlin doctor` for the whole truth",
+        )
     }
 }
 
@@ -117,8 +122,12 @@ async fn isolation(data: &Path) -> Finding {
             format!("{}, Linux {}", choice.vmm.isolation(), kernel.release),
             &format!("it works, but slowly: {}", choice.why),
         ),
-        Ok(choice) => Finding::ok(CHECK, format!("{}, Linux {}: {}", choice.vmm.isolation(), kernel.release, choice.why)),
-        Err(error) => Finding::failure(CHECK, Report(&error).to_string(), "see the message; `dunlin setup` mends what is missing"),
+        Ok(choice) => {
+            Finding::ok(CHECK, format!("{}, Linux {}: {}", choice.vmm.isolation(), kernel.release, choice.why))
+        }
+        Err(error) => {
+            Finding::failure(CHECK, Report(&error).to_string(), "see the message; `dunlin setup` mends what is missing")
+        }
     }
 }
 
@@ -147,7 +156,11 @@ fn disk(data: &Path) -> Finding {
     if free >= LEAST_DISK_GB {
         Finding::ok("disk", seen)
     } else {
-        Finding::warning("disk", seen, "images, writable layers and volumes need room; choose another --data-dir or free some")
+        Finding::warning(
+            "disk",
+            seen,
+            "images, writable layers and volumes need room; choose another --data-dir or free some",
+        )
     }
 }
 

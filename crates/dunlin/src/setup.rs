@@ -68,7 +68,10 @@ impl Missing {
             eprintln!("  - install the Debian package {} ({})", tool.package, tool.purpose);
         }
         if self.kernel {
-            eprintln!("  - download the distribution's cloud kernel package and unpack it below {}", data.join("kernel").display());
+            eprintln!(
+                "  - download the distribution's cloud kernel package and unpack it below {}",
+                data.join("kernel").display()
+            );
             eprintln!("    (it becomes the guests' kernel; this host's own kernel and boot loader stay as they are)");
         }
     }

@@ -13,6 +13,10 @@ use model::{
 use super::ready;
 use crate::{Control, error::Error};
 
+/// What to do about a machine whose program never ran.
+const NOT_RUNNING: &str = "the machine did not get so far as to run the app: `dunlin doctor` on the host looks for what it lacks, \
+                           and the platform's own log has more";
+
 /// How many of the program's last lines are told.
 const LOG_LINES: usize = 20;
 
@@ -21,15 +25,19 @@ impl Control {
     pub(crate) async fn diagnose(&self, machine: &MachineId, config: &MachineConfig, why: &str) -> DeployFailure {
         let observed = self.observed(machine);
         let exit = observed.as_deref().and_then(ready::crash);
-        let report = self.inspect(machine).await.unwrap_or_default();
+        let report = self.inspect(machine).await;
         DeployFailure {
             summary: format!("machine {machine}: {why}"),
             machine: Some(machine.clone()),
             exit_code: exit.as_ref().map(|exit| exit.exit_code),
             oom_killed: exit.as_ref().is_some_and(|exit| exit.oom_killed),
             log_tail: self.log_tail(machine).await,
-            listening: report.listening.iter().map(show_socket).collect(),
-            hint: hint(config, exit.as_ref(), &report),
+            listening: report.iter().flat_map(|report| &report.listening).map(show_socket).collect(),
+            hint: match (&exit, &report) {
+                (Some(exit), _) => exit_hint(config, exit),
+                (None, Some(report)) => hint(config, report),
+                (None, None) => NOT_RUNNING.to_owned(),
+            },
         }
     }
 
@@ -63,10 +71,7 @@ fn show_socket(socket: &ListenSocket) -> String {
 }
 
 /// What to do next, from the most certain sign to the least.
-fn hint(config: &MachineConfig, exit: Option<&ExitEvent>, report: &GuestReport) -> String {
-    if let Some(exit) = exit {
-        return exit_hint(config, exit);
-    }
+fn hint(config: &MachineConfig, report: &GuestReport) -> String {
     let wanted = config.services.iter().map(|service| (service.protocol, service.internal_port));
     for (protocol, port) in wanted.filter(|(protocol, _)| *protocol == Protocol::Tcp) {
         if let Some(socket) = ready::loopback_only(report, (protocol, port)) {

@@ -17,10 +17,7 @@ pub fn take(data: &Path) -> Result<File> {
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        bail!(
-            "another `dunlin serve` already uses {}: end it first, or choose another --data-dir",
-            data.display()
-        );
+        bail!("another `dunlin serve` already uses {}: end it first, or choose another --data-dir", data.display());
     }
     Ok(file)
 }

@@ -20,7 +20,8 @@ fn parse(text: &str) -> Vec<SocketAddr> {
 mod tests {
     #[test]
     fn reads_name_servers_and_nothing_else() {
-        let text = "# nameserver 9.9.9.9\nsearch example.com\nnameserver 10.0.0.1\n nameserver fd00::1\nnameserver nonsense\n";
+        let text =
+            "# nameserver 9.9.9.9\nsearch example.com\nnameserver 10.0.0.1\n nameserver fd00::1\nnameserver nonsense\n";
         let expected = ["10.0.0.1:53", "[fd00::1]:53"].map(|address| address.parse().unwrap());
         assert_eq!(super::parse(text), expected);
     }

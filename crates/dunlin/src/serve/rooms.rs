@@ -111,11 +111,13 @@ impl Rooms {
 
     /// Ends everything: traffic first, then whoever asks for machines, then the node.
     pub async fn close(self, stop_machines: bool, drain: Duration) -> Result<()> {
+        // The API takes nothing new; what is under way there ends with the control plane.
+        self.stop.cancel();
         self.control.shutdown().await;
         self.edge.shutdown(drain).await;
         self.images.stop().await;
-        let closed = if stop_machines { self.node.shutdown_and_stop_all().await } else { Ok(self.node.shutdown().await) };
-        self.stop.cancel();
+        let closed =
+            if stop_machines { self.node.shutdown_and_stop_all().await } else { Ok(self.node.shutdown().await) };
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the platform died");
@@ -158,7 +160,7 @@ fn node_options(
     logs: &Arc<Logs>,
     sealing_key: &SealingKey,
 ) -> Result<NodeOptions> {
-    let machinery = Machinery::Choose { driver: options.driver(), kernel: options.kernel(), init: node::INIT };
+    let machinery = Machinery::Choose { driver: options.driver(), kernel: options.kernel() };
     let rootfs = Arc::clone(images) as Arc<dyn RootfsSource>;
     let logs = Arc::clone(logs) as Arc<dyn LogSink>;
     let (data, region) = (options.data_dir.clone(), options.region.clone());
@@ -192,7 +194,10 @@ fn edge_options(
         keys: options.directory("keys")?,
         catalog: catalog.reader(),
         logs: Arc::clone(logs) as Arc<dyn LogSink>,
-        platform: ["api", "registry"].map(|name| (name.to_owned(), platform.clone())).into_iter().collect::<BTreeMap<_, _>>(),
+        platform: ["api", "registry"]
+            .map(|name| (name.to_owned(), platform.clone()))
+            .into_iter()
+            .collect::<BTreeMap<_, _>>(),
         reserved_ports: BTreeSet::from([api.port(), 22, 53]),
         public_https_port: None,
         bounds: Bounds::default(),

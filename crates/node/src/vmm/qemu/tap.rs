@@ -13,9 +13,7 @@ nix::ioctl_write_ptr_bad!(set_interface, nix::request_code_write!(b'T', 202, siz
 /// A queue of an existing tap.
 pub(super) fn open(name: &str) -> io::Result<File> {
     // Without this, the call below would make a tap that is not there.
-    if name.is_empty() || name.contains('/') || !std::path::Path::new("/sys/class/net").join(name).exists() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "there is no such interface"));
-    }
+    nix::net::if_::if_nametoindex(name)?;
     let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
     let request = interface_request(name)?;
     // SAFETY: `tun` is an open tun device; `request` is the structure that this call reads, and lives through it.
