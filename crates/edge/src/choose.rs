@@ -125,6 +125,7 @@ impl<'a> Search<'a> {
 
     fn try_now(&self, app: &App) -> Attempt {
         let ready = app.ready(self.port);
+        // Read once: loads change while the choice is made.
         let candidates = ready.iter().map(|candidate| pick::Candidate {
             load: candidate.target.load(),
             soft_limit: candidate.soft_limit,
@@ -132,7 +133,7 @@ impl<'a> Search<'a> {
             suspect: candidate.target.is_suspect(),
             tried: self.tried.contains(&candidate.target.machine.id),
         });
-        match pick::pick(candidates, random()) {
+        match pick::pick(&candidates.collect::<Vec<_>>(), random()) {
             Pick::Nobody => Attempt::Nobody,
             Pick::Full => Attempt::Full,
             Pick::Machine(index) => {

@@ -43,10 +43,10 @@ impl Candidate {
 }
 
 /// Chooses one of `candidates`. `random` holds two independent numbers.
-pub fn pick(candidates: impl Iterator<Item = Candidate> + Clone, random: [u32; 2]) -> Pick {
-    let open = candidates.clone().enumerate().filter(|(_, candidate)| candidate.has_room());
+pub fn pick(candidates: &[Candidate], random: [u32; 2]) -> Pick {
+    let open = candidates.iter().enumerate().filter(|(_, candidate)| candidate.has_room());
     let Some(best) = open.clone().map(|(_, candidate)| candidate.rank()).min() else {
-        return if candidates.count() == 0 { Pick::Nobody } else { Pick::Full };
+        return if candidates.is_empty() { Pick::Nobody } else { Pick::Full };
     };
     let equals = open.filter(|(_, candidate)| candidate.rank() == best);
     let count = equals.clone().count();
@@ -75,7 +75,7 @@ mod tests {
         fn the_chosen_one_has_room_and_nobody_with_room_ranks_better(
             candidates in prop::collection::vec(any_candidate(), 0..9), random: [u32; 2],
         ) {
-            match pick(candidates.iter().copied(), random) {
+            match pick(&candidates, random) {
                 Pick::Machine(index) => {
                     let chosen = candidates[index];
                     prop_assert!(chosen.has_room());
@@ -91,7 +91,7 @@ mod tests {
         #[test]
         fn of_two_equals_the_less_loaded_wins(low in 0..10_u32, more in 1..10_u32, random: [u32; 2]) {
             let with = |load| Candidate { load, soft_limit: 20, hard_limit: None, suspect: false, tried: false };
-            prop_assert_eq!(pick([with(low + more), with(low)].into_iter(), random), Pick::Machine(1));
+            prop_assert_eq!(pick(&[with(low + more), with(low)], random), Pick::Machine(1));
         }
     }
 
@@ -99,7 +99,7 @@ mod tests {
     fn every_equal_machine_gets_its_turn() {
         let idle = Candidate { load: 0, soft_limit: 20, hard_limit: None, suspect: false, tried: false };
         let picks: std::collections::BTreeSet<_> = (0..50_u32)
-            .map(|n| match pick([idle; 5].into_iter(), [n.wrapping_mul(2_654_435_761), n.wrapping_mul(40_503)]) {
+            .map(|n| match pick(&[idle; 5], [n.wrapping_mul(2_654_435_761), n.wrapping_mul(40_503)]) {
                 Pick::Machine(index) => index,
                 other => panic!("{other:?}"),
             })

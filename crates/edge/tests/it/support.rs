@@ -352,24 +352,22 @@ impl Machine {
 /// A running server. Dropping it kills it with all its connections, as a machine that dies would.
 pub struct Program {
     stop: CancellationToken,
-    /// Held by the listener: closed once its address is free again.
+    /// Ends once nothing listens any more.
     listening: watch::Receiver<()>,
     pub accepted: Arc<AtomicUsize>,
 }
 
 impl Program {
     pub async fn start(address: SocketAddr, router: Router) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+        let listener = listen(address).await;
         let (listening, receiver) = watch::channel(());
         let program = Self { stop: CancellationToken::new(), listening: receiver, accepted: Arc::default() };
         let (stop, accepted) = (program.stop.clone(), program.accepted.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
-            // Dropped in the opposite order: the address is free before it is told.
-            let _listening = listening;
-            let listener = listener;
+            let listening = Listening(listener, listening);
             let mut connections = JoinSet::new();
             loop {
-                let (stream, _) = listener.accept().await.unwrap();
+                let (stream, _) = listening.0.accept().await.unwrap();
                 accepted.fetch_add(1, SeqCst);
                 let service = TowerToHyperService::new(router.clone());
                 connections.spawn(async move {
@@ -397,6 +395,30 @@ impl Drop for Program {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// A listener that is closed for good when it is dropped, though a curl that is being started holds a copy of every
+/// socket of this process for a moment and would keep it accepting.
+struct Listening(TcpListener, #[expect(dead_code, reason = "its end is what is told")] watch::Sender<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = socket2::SockRef::from(&self.0).shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Listens as soon as the address is free.
+async fn listen(address: SocketAddr) -> TcpListener {
+    let freed = async {
+        loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => tokio::task::yield_now().await,
+                Err(error) => panic!("{address}: {error}"),
+            }
+        }
+    };
+    within(freed).await
 }
 
 /// A program that answers everything with one text.

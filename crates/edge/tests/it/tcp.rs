@@ -100,6 +100,7 @@ async fn ports_follow_the_catalog_and_established_connections_stay() {
     assert_eq!(answer, "one two");
 
     world.know(&[&open]).await;
+    until("the port is open again", || world.edge.app_ports() == [7000]).await;
     assert_eq!(ask((world.ip, 7000), "back").await.unwrap(), "back");
 }
 
@@ -131,6 +132,7 @@ async fn a_port_that_is_taken_or_reserved_is_told_to_the_app_and_takes_nothing_e
     }
     drop(taken);
     world.know(&[&machine]).await;
+    until("the port is open", || world.edge.app_ports().contains(&7000)).await;
     assert_eq!(ask((world.ip, 7000), "now").await.unwrap(), "now");
 }
 
