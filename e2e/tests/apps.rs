@@ -78,7 +78,7 @@ fn hello_shows_everything_an_app_gets() {
         let config =
             "[http_service]\ninternal_port = 8080\n[[http_service.checks]]\npath = \"/healthz\"\ninterval = \"5s\"\n";
         let url = platform.deploy("hello", config, &image("hello"));
-        assert_eq!(url, format!("http://hello.dunlin.localhost:{}", platform.http_port()));
+        assert_eq!(url, format!("http://hello.dunlin.localhost:{}/", platform.http_port()));
 
         let page = platform.get("hello", "/").expect("it answers");
         for told in
@@ -229,6 +229,8 @@ fn postgres_keeps_its_volume_through_a_deployment() {
 fn organizations_cannot_reach_each_other() {
     on_platform("isolation", &["flask"], |platform| {
         let config = "[http_service]\ninternal_port = 5000\n";
+        platform.ok(["orgs", "create", "first"]);
+        platform.ok(["orgs", "create", "second"]);
         platform.ok(["apps", "create", "ours", "--org", "first"]);
         platform.ok(["apps", "create", "theirs", "--org", "second"]);
         platform.ok(["apps", "create", "sibling", "--org", "first"]);
