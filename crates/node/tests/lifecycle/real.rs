@@ -40,7 +40,8 @@ fn make_image(directory: &Path) {
     fs::write(tree.join("www/index.html"), "hello from a guest").unwrap();
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\n").unwrap();
     let image = directory.join("real.ext4");
-    let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg("16M").output().unwrap();
+    let made =
+        Command::new("mke2fs").args(["-q", "-t", "ext4", "-d"]).arg(&tree).arg(&image).arg("16M").output().unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
@@ -86,7 +87,7 @@ fn a_real_guest_serves_is_taken_over_and_goes_without_a_trace() {
         assert!(mounts.lines().any(|line| line.contains(" /data ext4 ")), "{mounts}");
         let resolver = world.run(&spec.id, &["/bin/busybox", "cat", "/etc/resolv.conf"]).await;
         assert_eq!(resolver.trim(), "nameserver fdaa::3");
-        world.run(&spec.id, &["/bin/busybox", "touch", "/data/kept", "/lost"]).await;
+        world.run(&spec.id, &["/bin/busybox", "touch", "/data/kept", "/forgotten"]).await;
         world.node.shutdown().await;
 
         let world = open().await;
@@ -94,7 +95,7 @@ fn a_real_guest_serves_is_taken_over_and_goes_without_a_trace() {
         assert_eq!(taken_over.events, ready.events, "nothing has happened to it");
         world.node.restart(&spec.id, StopRequest::default()).await.unwrap();
         let files = world.run(&spec.id, &["/bin/busybox", "ls", "/", "/data"]).await;
-        assert!(files.contains("kept") && !files.contains("lost"), "{files}");
+        assert!(files.contains("kept") && !files.contains("forgotten"), "{files}");
         world.node.stop(&spec.id, StopRequest::default()).await.unwrap();
         let stopped = world.seen(&spec.id).unwrap();
         assert_eq!(stopped.state, MachineState::Stopped);

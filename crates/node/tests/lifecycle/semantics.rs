@@ -179,11 +179,9 @@ fn a_program_that_ends_is_started_again_as_its_policy_says() {
 fn a_start_that_fails_says_why_and_leaves_nothing_half_made() {
     let test = "a_start_that_fails_says_why_and_leaves_nothing_half_made";
     with_impatient_world(test, Duration::from_secs(2), |world| async {
-        for (number, program, reason) in [
-            (1, "missing", "push it"),
-            (2, "fail", "there is no such file"),
-            (3, "mute", "not started within 2 s"),
-        ] {
+        for (number, program, reason) in
+            [(1, "missing", "push it"), (2, "fail", "there is no such file"), (3, "mute", "not started within 2 s")]
+        {
             let spec = machine(number, program);
             world.node.create(spec.clone(), START).await.unwrap();
             let failed = world.until(&spec.id, is(MachineState::Failed)).await;

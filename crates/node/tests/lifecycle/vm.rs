@@ -46,7 +46,8 @@ impl Vmm for Double {
             fs::write(dir.join("groups"), groups.join("\n"))?;
             let mut command = Command::new(std::env::current_exe()?);
             command.args(["--exact", "process"]).env("DUNLIN_TEST_VM", &dir).env_remove("DUNLIN_TEST_SCRIPT");
-            let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            let child =
+                command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
             Ok(child.id())
         };
         let pid = prepare().map_err(|source| VmmError::Setup { what: "launch".into(), source })?;
@@ -137,7 +138,8 @@ impl Guest {
         match self.spec.argv[0].as_str() {
             "mute" => Vec::new(),
             "fail" => {
-                let failure = BootFailure { step: "exec".into(), reason: "there is no such file".into(), exit_code: 127 };
+                let failure =
+                    BootFailure { step: "exec".into(), reason: "there is no such file".into(), exit_code: 127 };
                 self.state = GuestState::Failed { boot_id, failure: failure.clone() };
                 vec![GuestMessage::BootFailed(failure)]
             }

@@ -25,7 +25,9 @@ use crate::vm::Double;
 /// Says that the process has a network of its own, and by which tag its instance is known: control groups have no
 /// namespace that a test could have for itself.
 const OWN: &str = "DUNLIN_TEST_OWN_NETWORK";
-/// Far longer than anything here takes.
+const HIERARCHIES: [&str; 4] =
+    ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"];
+/// Far longer than anything here takes, a guest in software emulation on a busy host included.
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Runs the rest of a test in a process with its own network, if it is not there already. `false` where the test is over:
@@ -41,11 +43,33 @@ pub fn in_own_network(test: &str) -> bool {
         return false;
     }
     let here = std::env::current_exe().unwrap();
-    let mut run = Command::new("unshare");
-    run.arg("-n").arg(here).args(["--exact", test, "--nocapture"]).env(OWN, &kit::random::token()[..6]);
-    let run = run_to_end(&mut run);
+    let (mut run, tag) = (Command::new("unshare"), &kit::random::token()[..6]);
+    let run = run_to_end(run.arg("-n").arg(here).args(["--exact", test, "--nocapture"]).env(OWN, tag));
+    end_what_is_left(tag);
     assert!(run.contains("1 passed"), "{run}");
     false
+}
+
+/// Ends what a failed test has left running, and removes the control groups of its instance: those of this tag only.
+fn end_what_is_left(tag: &str) {
+    for root in HIERARCHIES {
+        let instance = Path::new(root).join(format!("dunlin-{tag}"));
+        for group in names(&instance).into_iter().map(|name| instance.join(name)).filter(|path| path.is_dir()) {
+            end_group(&group);
+        }
+        let _ = fs::remove_dir(&instance);
+    }
+}
+
+fn end_group(group: &Path) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while fs::remove_dir(group).is_err() && group.exists() && std::time::Instant::now() < deadline {
+        let processes = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        for pid in processes.lines().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().ok()?)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// The tag of this test's instance.
@@ -119,8 +143,7 @@ impl World {
         let images = Arc::new(Images(directory.to_owned()));
         let region = "local".parse().unwrap();
         let options = NodeOptions::new(directory.to_owned(), region, machinery, key.clone(), images, log.clone());
-        let options =
-            NodeOptions { tag: tag().parse().unwrap(), overlay_size_gb: 1, boot_timeout, probe, ..options };
+        let options = NodeOptions { tag: tag().parse().unwrap(), overlay_size_gb: 1, boot_timeout, probe, ..options };
         let node = LocalNode::open(options).await.unwrap();
         Self { directory: directory.to_owned(), node, log, key }
     }
@@ -183,15 +206,19 @@ pub fn leftovers(directory: &Path) -> Vec<String> {
     let links = fs::read_to_string("/proc/net/dev").unwrap();
     found.extend(links.lines().filter(|line| line.contains(&format!("dl{tag}-"))).map(|line| format!("tap {line}")));
     let table = run_to_end(Command::new("nft").args(["list", "table", "inet", &format!("dunlin_{tag}")]));
-    found.extend(table.lines().filter(|line| line.contains(&format!("dl{tag}-")) && !line.contains('*')).map(str::to_owned));
-    for root in ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"] {
+    found.extend(
+        table.lines().filter(|line| line.contains(&format!("dl{tag}-")) && !line.contains('*')).map(str::to_owned),
+    );
+    for root in HIERARCHIES {
         let groups = names(&Path::new(root).join(format!("dunlin-{tag}")));
         let groups = groups.into_iter().filter(|name| name.parse::<MachineId>().is_ok());
         found.extend(groups.map(|name| format!("control group {root} {name}")));
     }
     let ours = format!("DUNLIN_TEST_VM={}", directory.display());
     let processes = names(Path::new("/proc")).into_iter().filter(|name| name.parse::<u32>().is_ok());
-    found.extend(processes.filter(|pid| environment(pid).is_ok_and(|it| it.contains(&ours))).map(|it| format!("process {it}")));
+    found.extend(
+        processes.filter(|pid| environment(pid).is_ok_and(|it| it.contains(&ours))).map(|it| format!("process {it}")),
+    );
     let expected = [".templates", "generation", "host-settings.json"];
     let files = names(&directory.join("machines")).into_iter().filter(|name| !expected.contains(&name.as_str()));
     found.extend(files.map(|name| format!("file machines/{name}")));
