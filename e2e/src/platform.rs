@@ -194,6 +194,15 @@ impl Platform {
         self.json(["machine", "list", "--json", "-a", app]).as_array().cloned().unwrap_or_default()
     }
 
+    /// The virtual machine monitors that run for this platform, whoever started them: process and directory.
+    pub fn monitors(&self) -> Vec<(u32, PathBuf)> {
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let directory = |pid: u32| Some((pid, fs::read_link(format!("/proc/{pid}/cwd")).ok()?));
+        let machines = self.data().join("machines");
+        pids.filter_map(directory).filter(|(_, directory)| directory.starts_with(&machines)).collect()
+    }
+
     /// What `dunlin serve` said.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(self.directory.path().join("serve.log")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What a crash loses: nothing.
 
-use std::{process::Command, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use e2e::{Options, Platform, eventually, image, obstacle, platform::finish, skip};
 use serde_json::Value;
@@ -15,10 +15,11 @@ fn events(platform: &Platform, app: &str, kind: &str) -> usize {
     events.iter().filter(|event| event["type"] == kind).count()
 }
 
-fn vmm_of(platform: &Platform, machine: &str) -> Option<String> {
-    let pattern = platform.data().join("machines").join(machine);
-    let found = finish(Command::new("pgrep").args(["-f", &pattern.to_string_lossy()])).stdout;
-    found.lines().next().map(str::to_owned)
+/// The process of a machine's virtual machine monitor.
+fn monitor_of(platform: &Platform, machine: &str) -> Option<u32> {
+    let monitors = platform.monitors();
+    let own = |directory: &Path| directory.components().any(|part| part.as_os_str() == machine);
+    monitors.into_iter().find(|(_, directory)| own(directory)).map(|(pid, _)| pid)
 }
 
 fn only_machine(platform: &Platform, app: &str) -> String {
@@ -35,27 +36,27 @@ fn killing_the_platform_loses_nothing() {
     let mut platform = Platform::start(Options::default());
     platform.deploy("hello", CONFIG, &image("hello"));
     let machine = only_machine(&platform, "hello");
-    let vmm = vmm_of(&platform, &machine).expect("the machine's VMM runs");
+    let vmm = monitor_of(&platform, &machine).expect("the machine's VMM runs");
 
     platform.kill();
-    assert_eq!(vmm_of(&platform, &machine).as_ref(), Some(&vmm), "the VMM died with the platform");
+    assert_eq!(monitor_of(&platform, &machine), Some(vmm), "the VMM died with the platform");
     platform.launch();
     eventually("the app answers again", || platform.get("hello", "/healthz").is_some());
     assert_eq!(only_machine(&platform, "hello"), machine);
-    assert_eq!(vmm_of(&platform, &machine), Some(vmm.clone()), "the machine was not adopted");
+    assert_eq!(monitor_of(&platform, &machine), Some(vmm), "the machine was not adopted");
     assert_eq!(events(&platform, "hello", "start"), 1, "it was started again");
 
     // Now both die: the platform starts the machine again.
     platform.kill();
-    finish(Command::new("kill").args(["-9", &vmm]));
+    finish(Command::new("kill").args(["-9", &vmm.to_string()]));
     platform.launch();
     eventually("the app answers after its VMM died", || platform.get("hello", "/healthz").is_some());
-    assert_ne!(vmm_of(&platform, &machine), Some(vmm));
+    assert_ne!(monitor_of(&platform, &machine), Some(vmm));
 
     // An orderly end leaves the machine running, too.
-    let vmm = vmm_of(&platform, &machine);
+    let vmm = monitor_of(&platform, &machine);
     assert_eq!(platform.terminate(), 0);
-    assert_eq!(vmm_of(&platform, &machine), vmm);
+    assert_eq!(monitor_of(&platform, &machine), vmm);
     platform.launch();
     eventually("the app answers after an orderly restart", || platform.get("hello", "/healthz").is_some());
 }
@@ -95,7 +96,5 @@ fn assert_consistent(platform: &Platform) {
     assert_eq!(machines.len(), 1, "{machines:#?}");
     let version = &machines[0]["config"]["metadata"]["fly_release_version"];
     assert_eq!(version.as_str(), Some(current[0]["version"].to_string().as_str()), "{machines:#?}");
-    let pattern = platform.data().join("machines");
-    let vmms = finish(Command::new("pgrep").args(["-f", &pattern.to_string_lossy()])).stdout;
-    assert_eq!(vmms.lines().count(), 1, "virtual machines: {vmms}");
+    assert_eq!(platform.monitors().len(), 1, "{:?}", platform.monitors());
 }

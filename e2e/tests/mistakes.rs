@@ -78,17 +78,9 @@ fn foreign_image(platform: &Platform) {
 }
 
 fn dying_app(platform: &Platform) {
-    let layout = platform.scratch().join("dying");
-    copy_with_config(&image("hello"), &layout, |config| {
-        config["config"]["Entrypoint"] = serde_json::json!(["/hello", "unused"]);
-        config["config"]["Env"] = serde_json::json!(["PORT=1"]);
-        config["config"]["User"] = "12345".into();
-    });
-    // An unprivileged user may not listen on port 1... unless the guest allows it: then nothing listens on 8080.
-    let config =
-        "[deploy]\nwait_timeout = \"30s\"\n[http_service]\ninternal_port = 8080\n[restart]\npolicy = \"never\"\n";
-    let outcome = platform.run(platform.deploy_arguments("dying", config, &layout));
-    assert_failed(&outcome, 6, &["exit"]);
+    let config = "[env]\nFAIL = \"3\"\n[http_service]\ninternal_port = 8080\n[restart]\npolicy = \"never\"\n";
+    let outcome = platform.run(platform.deploy_arguments("dying", config, &image("hello")));
+    assert_failed(&outcome, 6, &["exit", "3", "hello is told to fail"]);
     assert!(platform.machines("dying").is_empty(), "a failed first deployment left machines");
 }
 

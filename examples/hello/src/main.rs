@@ -2,7 +2,8 @@
 //!
 //! It answers every request with who and where it is, and shows what an app sees of the platform: the `FLY_*`
 //! environment and the header fields that the proxy adds. `/exit?code=3` ends it, `/sleep?ms=500` answers late,
-//! `/healthz` is for health checks.
+//! `/healthz` is for health checks. With `FAIL=3` in its environment it ends at once with that status: deploy it so to
+//! see what a failed deployment looks like.
 
 use std::{
     env,
@@ -13,6 +14,10 @@ use std::{
 };
 
 fn main() -> io::Result<()> {
+    if let Some(code) = env::var("FAIL").ok().and_then(|code| code.parse().ok()) {
+        eprintln!("hello is told to fail");
+        std::process::exit(code);
+    }
     let port: u16 = env::var("PORT").ok().and_then(|port| port.parse().ok()).unwrap_or(8080);
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     println!("hello listens on 0.0.0.0:{port}");
