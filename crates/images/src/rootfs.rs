@@ -157,5 +157,5 @@ pub fn examine(archives: &[&[u8]], limits: &Limits) -> Result<u64, String> {
         let index = layer::LayerIndex::read(&mut tar::Reader::new(*archive), &budget);
         index.and_then(|index| tree.apply(number as u32, index)).map_err(|fault| fault.to_string())?;
     }
-    ext4::lay_out(&tree, [0; 16]).map(|image| image.size_bytes()).map_err(|fault| fault.to_string())
+    ext4::lay_out(&tree, [0; 16], limits).map(|image| image.size_bytes()).map_err(|fault| fault.to_string())
 }

@@ -289,7 +289,7 @@ impl<'a> Pieces<'a> {
     }
 
     fn check_size(&self) -> Result<(), Fault> {
-        self.budget.take_archive(self.piece.len() as u64)?;
+        self.budget.take_archive(self.piece.len() as u64).map_err(Fault::Unusable)?;
         let limits = self.budget.limits;
         let allowed = self.layer.size_bytes.saturating_mul(limits.ratio).max(limits.ratio_exempt_bytes);
         if self.total > allowed {

@@ -37,7 +37,7 @@ pub fn convert(image: &ImageLayers, directory: &Path, limits: &Limits, stop: &At
         tree.apply(number as u32, index).map_err(|fault| fault.within(&place(&image.layers, number)))?;
         archives.push(archive);
     }
-    let layout = ext4::lay_out(&tree, uuid(image))?;
+    let layout = ext4::lay_out(&tree, uuid(image), limits)?;
     let (draft, file) = Draft::create(image, directory, &layout)?;
     layout.write(&tree, &archives, &file, stop)?;
     file.sync_all().map_err(storage("writing the filesystem"))?;

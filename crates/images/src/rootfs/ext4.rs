@@ -16,6 +16,7 @@ use mkext4::{InodeHandle, Layout};
 use self::{declare::Declaration, output::Output};
 use super::{
     fault::{Fault, storage},
+    limits::Limits,
     tree::{Body, Id, Inode, Tree},
 };
 
@@ -32,8 +33,14 @@ pub struct Image {
 }
 
 /// Lays a tree out. The same tree and `uuid` give the same image, byte by byte.
-pub fn lay_out(tree: &Tree, uuid: [u8; 16]) -> Result<Image, Fault> {
-    let (builder, files) = Declaration::of(tree, uuid)?;
+pub fn lay_out(tree: &Tree, uuid: [u8; 16], limits: &Limits) -> Result<Image, Fault> {
+    let need = size::measure(tree);
+    if need.own_blocks * BLOCK > limits.block_bytes {
+        let (bytes, limit) = (need.own_blocks * BLOCK, limits.block_bytes);
+        let what = "directories, long links, attributes and fragmented files";
+        return Err(Fault::unusable(format!("its {what} take {bytes} bytes; the limit of this host is {limit}")));
+    }
+    let (builder, files) = Declaration::of(tree, &need, uuid)?;
     let layout = builder.seal().map_err(|error| refused("the image as a whole", error))?;
     Ok(Image { layout, files })
 }

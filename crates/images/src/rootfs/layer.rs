@@ -107,12 +107,12 @@ impl LayerIndex {
         let mut index = Self::default();
         while let Some(member) = archive.next()? {
             let name = member.path.clone();
-            index.take(member, &rules, budget).map_err(|why| why.into_fault(&name))?;
+            index.take(member, &rules, budget).map_err(|why| Fault::entry(&name, why))?;
         }
         Ok(index)
     }
 
-    fn take(&mut self, member: Member, rules: &PathRules, budget: &Budget<'_>) -> Result<(), Refusal> {
+    fn take(&mut self, member: Member, rules: &PathRules, budget: &Budget<'_>) -> Result<(), String> {
         let path = rules.clean(&member.path)?;
         budget.take_entry(metadata_bytes(&member))?;
         let (directory, name) = path.rsplit_once('/').unwrap_or(("", &path));
@@ -133,37 +133,7 @@ impl LayerIndex {
     }
 }
 
-/// Why an entry is not taken.
-enum Refusal {
-    /// It breaks a rule.
-    Rule(String),
-    /// Something larger went wrong.
-    Fault(Fault),
-}
-
-impl Refusal {
-    fn into_fault(self, name: &[u8]) -> Fault {
-        match self {
-            Self::Rule(why) => Fault::entry(name, why),
-            Self::Fault(Fault::Unusable(why)) => Fault::entry(name, why),
-            Self::Fault(fault) => fault,
-        }
-    }
-}
-
-impl<T: Into<String>> From<T> for Refusal {
-    fn from(why: T) -> Self {
-        Self::Rule(why.into())
-    }
-}
-
-impl From<Fault> for Refusal {
-    fn from(fault: Fault) -> Self {
-        Self::Fault(fault)
-    }
-}
-
-fn whited_out(directory: &str, hidden: &str) -> Result<Box<str>, Refusal> {
+fn whited_out(directory: &str, hidden: &str) -> Result<Box<str>, String> {
     match hidden {
         "" | "." | ".." => Err("a whiteout that names nothing".into()),
         _ if directory.is_empty() => Ok(hidden.into()),
@@ -171,7 +141,7 @@ fn whited_out(directory: &str, hidden: &str) -> Result<Box<str>, Refusal> {
     }
 }
 
-fn entry(path: String, member: Member, rules: &PathRules, budget: &Budget<'_>) -> Result<Entry, Refusal> {
+fn entry(path: String, member: Member, rules: &PathRules, budget: &Budget<'_>) -> Result<Entry, String> {
     let node = node(&member, rules, budget)?;
     if path.is_empty() && !matches!(node, Node::Directory) {
         return Err("it would replace the root directory".into());
@@ -182,7 +152,7 @@ fn entry(path: String, member: Member, rules: &PathRules, budget: &Budget<'_>) -
     Ok(Entry { path: path.into(), node, meta, xattrs: xattrs(member.xattrs, budget.limits.xattr_bytes)? })
 }
 
-fn node(member: &Member, rules: &PathRules, budget: &Budget<'_>) -> Result<Node, Refusal> {
+fn node(member: &Member, rules: &PathRules, budget: &Budget<'_>) -> Result<Node, String> {
     let (major, minor) = member.device;
     Ok(match member.kind {
         Kind::Directory => Node::Directory,
@@ -197,13 +167,13 @@ fn node(member: &Member, rules: &PathRules, budget: &Budget<'_>) -> Result<Node,
         Kind::BlockDevice => Node::BlockDevice(major, minor),
         Kind::File if member.size > budget.limits.file_bytes => {
             let (size, limit) = (member.size, budget.limits.file_bytes);
-            return Err(format!("a file of {size} bytes; the limit of this host is {limit}").into());
+            return Err(format!("a file of {size} bytes; the limit of this host is {limit}"));
         }
         Kind::File => Node::File { size: member.size, content: member.content.clone() },
     })
 }
 
-fn symlink_target(target: &[u8]) -> Result<Box<str>, Refusal> {
+fn symlink_target(target: &[u8]) -> Result<Box<str>, String> {
     if target.is_empty() || target.len() > 4095 || target.contains(&0) {
         return Err("a symbolic link must lead to a path of 1 to 4095 bytes without zero bytes".into());
     }
@@ -213,7 +183,7 @@ fn symlink_target(target: &[u8]) -> Result<Box<str>, Refusal> {
 
 /// Checks attributes and brings them into the form in which ext4 stores them. Those of other systems (macOS writes
 /// `com.apple.*`) are left out, as every Linux filesystem does.
-fn xattrs(given: Vec<(Vec<u8>, Vec<u8>)>, limit: usize) -> Result<Box<[Xattr]>, Refusal> {
+fn xattrs(given: Vec<(Vec<u8>, Vec<u8>)>, limit: usize) -> Result<Box<[Xattr]>, String> {
     let mut kept = BTreeMap::new();
     for (name, value) in given {
         let shown = quoted(&name);
@@ -222,7 +192,7 @@ fn xattrs(given: Vec<(Vec<u8>, Vec<u8>)>, limit: usize) -> Result<Box<[Xattr]>, 
             continue;
         };
         if name.len() > 255 {
-            return Err(format!("its attribute {shown} has a name of more than 255 bytes").into());
+            return Err(format!("its attribute {shown} has a name of more than 255 bytes"));
         }
         let value = match name {
             acl::ACCESS | acl::DEFAULT => acl::to_disk(&value).ok_or("its access control list is malformed")?,
@@ -233,12 +203,12 @@ fn xattrs(given: Vec<(Vec<u8>, Vec<u8>)>, limit: usize) -> Result<Box<[Xattr]>, 
             None => kept.remove(name),
         };
     }
-    let bytes: usize = kept.iter().map(|(name, value)| xattr_bytes(name, value)).sum();
-    if bytes > limit.min(XATTR_BLOCK_BYTES) {
-        let limit = limit.min(XATTR_BLOCK_BYTES);
-        return Err(format!("its extended attributes take {bytes} bytes; {limit} can be stored").into());
+    let kept: Box<[Xattr]> = kept.into_iter().map(|(name, value)| Xattr { name, value: value.into() }).collect();
+    let (bytes, limit) = (stored_bytes(&kept), limit.min(XATTR_BLOCK_BYTES));
+    if bytes > limit {
+        return Err(format!("its extended attributes take {bytes} bytes; {limit} can be stored"));
     }
-    Ok(kept.into_iter().map(|(name, value)| Xattr { name, value: value.into() }).collect())
+    Ok(kept)
 }
 
 fn is_storable(name: &str) -> bool {
@@ -247,9 +217,10 @@ fn is_storable(name: &str) -> bool {
     (named && !name.contains('\0')) || name == acl::ACCESS || name == acl::DEFAULT
 }
 
-/// What an attribute takes of the block. (The name's namespace is stored as a number, so this is a little too much.)
-fn xattr_bytes(name: &str, value: &[u8]) -> usize {
-    16 + name.len().next_multiple_of(4) + value.len().next_multiple_of(4)
+/// What attributes take where ext4 stores them. (A little less: their namespaces are stored as numbers.)
+pub fn stored_bytes(xattrs: &[Xattr]) -> usize {
+    let one = |xattr: &Xattr| 16 + xattr.name.len().next_multiple_of(4) + xattr.value.len().next_multiple_of(4);
+    xattrs.iter().map(one).sum()
 }
 
 /// What is kept in memory of an entry beside its fixed part.

@@ -2,16 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::fault::Fault;
-
 /// Bounds on one image; the defaults let every ordinary image pass.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Files, directories, links and devices, of all layers together.
+    /// Files, directories, links and devices, of all layers together. Each takes about a kilobyte of memory.
     pub entries: u64,
-    /// Names, link targets, extended attributes and maps of sparse files, of all layers together, in bytes. They
-    /// and the entries are all of an image that is held in memory.
+    /// Names, link targets, extended attributes and maps of sparse files, of all layers together, in bytes. They are
+    /// held in memory.
     pub metadata_bytes: u64,
+    /// Directories, long link targets, large attributes and maps of fragmented files as the filesystem stores them:
+    /// each in blocks of 4096 bytes, all of which are made in memory.
+    pub block_bytes: u64,
     /// The uncompressed archives of all layers together, in bytes.
     pub archive_bytes: u64,
     /// How many times larger than its blob a layer may be once it is unpacked ...
@@ -32,8 +33,9 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            entries: 1_000_000,
+            entries: 500_000,
             metadata_bytes: 256 << 20,
+            block_bytes: 512 << 20,
             archive_bytes: 64 << 30,
             ratio: 200,
             ratio_exempt_bytes: 1 << 30,
@@ -61,21 +63,21 @@ impl<'a> Budget<'a> {
     }
 
     /// One more entry, with so many bytes of metadata.
-    pub fn take_entry(&self, metadata_bytes: u64) -> Result<(), Fault> {
+    pub fn take_entry(&self, metadata_bytes: u64) -> Result<(), String> {
         take(&self.entries, 1, self.limits.entries, "entries")?;
         take(&self.metadata_bytes, metadata_bytes, self.limits.metadata_bytes, "bytes of names and attributes")
     }
 
     /// So many more bytes of unpacked archives.
-    pub fn take_archive(&self, bytes: u64) -> Result<(), Fault> {
+    pub fn take_archive(&self, bytes: u64) -> Result<(), String> {
         take(&self.archive_bytes, bytes, self.limits.archive_bytes, "bytes unpacked")
     }
 }
 
-fn take(used: &AtomicU64, more: u64, limit: u64, what: &str) -> Result<(), Fault> {
+fn take(used: &AtomicU64, more: u64, limit: u64, what: &str) -> Result<(), String> {
     let before = used.fetch_add(more, Ordering::Relaxed);
     if before.saturating_add(more) > limit {
-        return Err(Fault::unusable(format!("the image has more than {limit} {what}, the limit of this host")));
+        return Err(format!("the image has more than {limit} {what}, the limit of this host"));
     }
     Ok(())
 }

@@ -108,7 +108,7 @@ pub struct Piece {
 pub struct Reader<S> {
     source: S,
     position: u64,
-    /// Bytes before the next header: content that nobody asked for, and padding.
+    /// Bytes of content before the next header, its padding left out.
     left: u64,
     /// The last entry's name, for errors.
     name: Vec<u8>,
@@ -154,6 +154,7 @@ impl<S: Source> Reader<S> {
 
     fn header(&mut self) -> Result<Option<Header>, Fault> {
         self.left = 0;
+        self.skip_padding()?;
         let Some(block) = self.block()? else { return Ok(None) };
         if block.iter().all(|byte| *byte == 0) {
             return self.end().map(|()| None);
@@ -185,7 +186,7 @@ impl<S: Source> Reader<S> {
     /// Finds out where the content of a file lies. Up to here its size is that of the stored bytes.
     fn find_content(&mut self, header: &Header, sparse: &pax::Sparse, member: &mut Member) -> Result<(), Fault> {
         let mut stored = member.size;
-        self.left = padded(stored);
+        self.left = stored;
         let map = if header.type_flag() == b'S' {
             member.size = header.real_size().map_err(|why| self.fault(why))?;
             self.old_sparse_map(header)?
@@ -207,12 +208,10 @@ impl<S: Source> Reader<S> {
     /// The map of the old GNU format: in the header, and in blocks between it and the content.
     fn old_sparse_map(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, Fault> {
         let (mut map, mut more) = header.sparse_map().map_err(|why| self.fault(why))?;
-        let content = self.left;
         while more {
             let block = self.block()?.ok_or_else(|| self.truncated())?;
             more = sparse::extend_old(&mut map, &block).map_err(|why| self.fault(why))?;
         }
-        self.left = content;
         Ok(map)
     }
 
@@ -232,7 +231,7 @@ impl<S: Source> Reader<S> {
 
     fn skip_extension(&mut self, header: &Header) -> Result<(), Fault> {
         let size = header.size().map_err(|why| self.fault(why))?;
-        self.skip(padded(size))
+        self.skip(size)
     }
 
     fn long_name(&mut self, header: &Header) -> Result<Vec<u8>, Fault> {
@@ -249,7 +248,6 @@ impl<S: Source> Reader<S> {
         }
         let mut content = vec![0; size as usize];
         self.read(&mut content)?;
-        self.skip(padded(size) - size)?;
         Ok(content)
     }
 
@@ -284,6 +282,12 @@ impl<S: Source> Reader<S> {
         Ok(())
     }
 
+    /// Goes on to where a block begins. Some writers leave the padding of the last entry out.
+    fn skip_padding(&mut self) -> Result<(), Fault> {
+        let rest = self.position.next_multiple_of(BLOCK as u64) - self.position;
+        if self.source.chunk()?.is_empty() { Ok(()) } else { self.skip(rest) }
+    }
+
     fn advance(&mut self, len: usize) -> Result<(), Fault> {
         if len == 0 {
             return Err(self.truncated());
@@ -315,9 +319,4 @@ impl<S: Source> Reader<S> {
     fn fault(&self, why: impl AsRef<str>) -> Fault {
         if self.name.is_empty() { Fault::unusable(why.as_ref()) } else { Fault::entry(&self.name, why) }
     }
-}
-
-/// A length rounded up to whole blocks.
-fn padded(size: u64) -> u64 {
-    size.checked_next_multiple_of(BLOCK as u64).unwrap_or(u64::MAX)
 }

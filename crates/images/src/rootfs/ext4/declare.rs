@@ -2,7 +2,7 @@
 
 use mkext4::{FsBuilder, InodeCount, InodeHandle, Meta, Options, SparseSeg, SpecialKind};
 
-use super::{BLOCK, place, refused, size};
+use super::{BLOCK, place, refused, size::Need};
 use crate::rootfs::{
     fault::Fault,
     tar::Content,
@@ -27,8 +27,8 @@ type Name<'a> = (InodeHandle, &'a str, Id);
 impl<'a> Declaration<'a> {
     /// Declares all of a tree: directories first, then the rest in the order of the archives, so that content is
     /// both read and written from front to back. Also returns the files that have content, in that order.
-    pub fn of(tree: &'a Tree, uuid: [u8; 16]) -> Result<(FsBuilder, Vec<(InodeHandle, Id)>), Fault> {
-        let builder = FsBuilder::new(options(tree, uuid)).map_err(|error| refused("the image as a whole", error))?;
+    pub fn of(tree: &'a Tree, need: &Need, uuid: [u8; 16]) -> Result<(FsBuilder, Vec<(InodeHandle, Id)>), Fault> {
+        let builder = FsBuilder::new(options(need, uuid)).map_err(|error| refused("the image as a whole", error))?;
         let mut declaration = Self { tree, builder, files: Vec::new() };
         let mut names = declaration.directories()?;
         names.sort_by_key(|(_, _, id)| order(tree.inode(*id), *id));
@@ -111,8 +111,7 @@ impl<'a> Declaration<'a> {
     }
 }
 
-fn options(tree: &Tree, uuid: [u8; 16]) -> Options {
-    let need = size::measure(tree);
+fn options(need: &Need, uuid: [u8; 16]) -> Options {
     let mut options = Options::new(need.blocks * BLOCK, uuid, 0);
     options.inodes = InodeCount::Exact(need.inodes);
     options.journal_blocks = Some(JOURNAL_BLOCKS);

@@ -2,7 +2,10 @@
 //! the image's file, so these are upper bounds: simple, and a little too much.
 
 use super::{BLOCK, declare::JOURNAL_BLOCKS, place};
-use crate::rootfs::tree::{Body, Directory, Inode, Tree};
+use crate::rootfs::{
+    layer::stored_bytes,
+    tree::{Body, Directory, Inode, Tree},
+};
 
 /// Blocks of a group, whose bitmap is one block.
 const GROUP_BLOCKS: u64 = 32_768;
@@ -19,6 +22,8 @@ const MIN_BLOCKS: u64 = 4 * JOURNAL_BLOCKS as u64 + 64;
 const LEAF_BYTES: u64 = BLOCK - 12;
 /// The largest directory entry, which may be just too large for what is left of a block.
 const MAX_RECORD_BYTES: u64 = 264;
+/// Room for attributes in an inode itself: 256 bytes without its fields, two marks left out.
+const INODE_XATTR_BYTES: usize = 256 - 128 - 32 - 4 - 4;
 /// References that a block of an extent tree or of a directory's index holds at least.
 const FAN_OUT: u64 = 340;
 /// Blocks that one extent covers at most.
@@ -28,19 +33,23 @@ const EXTENT_BLOCKS: u64 = 32_768;
 pub struct Need {
     /// Blocks, all told.
     pub blocks: u64,
+    /// Those of them that `mkext4` makes in memory for the tree: directories, attributes, link targets, extents.
+    pub own_blocks: u64,
     /// Inodes, those of ext4 itself included.
     pub inodes: u32,
 }
 
 /// Measures a tree.
 pub fn measure(tree: &Tree) -> Need {
-    let (mut content, mut inodes) = (u64::from(JOURNAL_BLOCKS) + 16, RESERVED_INODES);
+    let (mut data_blocks, mut own_blocks, mut inodes) = (0, 0, RESERVED_INODES);
     for inode in tree.named_inodes() {
-        content += inode_blocks(inode);
-        inodes += 1;
+        let (data, own) = inode_blocks(inode);
+        (data_blocks, own_blocks, inodes) = (data_blocks + data, own_blocks + own, inodes + 1);
     }
-    // A millionth part of 32 bits: the entries of an image are bounded far below.
-    Need { blocks: with_groups(content, inodes), inodes: u32::try_from(inodes).unwrap_or(u32::MAX) }
+    // The journal and the directory lost+found.
+    let fixed = u64::from(JOURNAL_BLOCKS) + 16;
+    let blocks = with_groups(fixed + data_blocks + own_blocks, inodes);
+    Need { blocks, own_blocks, inodes: u32::try_from(inodes).unwrap_or(u32::MAX) }
 }
 
 /// Adds what the groups themselves take, until it is enough.
@@ -60,18 +69,22 @@ fn with_groups(content: u64, inodes: u64) -> u64 {
     }
 }
 
-fn inode_blocks(inode: &Inode) -> u64 {
-    let xattrs = u64::from(!inode.xattrs.is_empty());
-    xattrs
-        + match &inode.body {
-            Body::Directory(directory) => with_extents(directory_blocks(directory), 1),
-            Body::File { size, content } => {
-                let runs = place::data_runs(&place::pieces(*size, content), *size);
-                with_extents(runs.iter().map(|(_, len)| len.div_ceil(BLOCK)).sum(), runs.len() as u64)
-            }
-            Body::Symlink(target) if target.len() > 59 => 1,
-            _ => 0,
+/// Blocks of content, and blocks around it.
+fn inode_blocks(inode: &Inode) -> (u64, u64) {
+    let xattrs = u64::from(stored_bytes(&inode.xattrs) > INODE_XATTR_BYTES);
+    match &inode.body {
+        Body::Directory(directory) => {
+            let blocks = directory_blocks(directory);
+            (0, xattrs + blocks + extent_blocks(blocks, 1))
         }
+        Body::File { size, content } => {
+            let runs = place::data_runs(&place::pieces(*size, content), *size);
+            let blocks = runs.iter().map(|(_, len)| len.div_ceil(BLOCK)).sum();
+            (blocks, xattrs + extent_blocks(blocks, runs.len() as u64))
+        }
+        Body::Symlink(target) if target.len() > 59 => (0, xattrs + 1),
+        _ => (0, xattrs),
+    }
 }
 
 fn directory_blocks(directory: &Directory) -> u64 {
@@ -85,10 +98,9 @@ fn directory_blocks(directory: &Directory) -> u64 {
     leaves + leaves.div_ceil(FAN_OUT) + 2
 }
 
-/// Adds the blocks of the extent tree. A run is cut where it is longer than an extent, and where a group's own blocks
-/// lie in its way.
-fn with_extents(blocks: u64, runs: u64) -> u64 {
+/// The blocks of an inode's extent tree. A run is cut where it is longer than an extent, and where a group's own
+/// blocks lie in its way.
+fn extent_blocks(blocks: u64, runs: u64) -> u64 {
     let extents = runs + 2 * (blocks / EXTENT_BLOCKS) + 2;
-    let tree = if extents <= 4 { 0 } else { extents.div_ceil(FAN_OUT) + extents.div_ceil(FAN_OUT * FAN_OUT) + 1 };
-    blocks + tree
+    if extents <= 4 { 0 } else { extents.div_ceil(FAN_OUT) + extents.div_ceil(FAN_OUT * FAN_OUT) + 1 }
 }

@@ -120,8 +120,8 @@ impl Sparse {
             b"name" => self.name = Some(value.to_vec()),
             b"realsize" | b"size" => self.real_size = Some(decimal(value)?),
             b"map" => self.list = Some(value.to_vec()),
-            b"offset" if self.numbers.len() % 2 == 0 => self.numbers.push(decimal(value)?),
-            b"numbytes" if self.numbers.len() % 2 == 1 => self.numbers.push(decimal(value)?),
+            b"offset" if self.numbers.len().is_multiple_of(2) => self.numbers.push(decimal(value)?),
+            b"numbytes" if !self.numbers.len().is_multiple_of(2) => self.numbers.push(decimal(value)?),
             b"offset" | b"numbytes" => return Err("the map of a sparse file is out of order".to_owned()),
             _ => {}
         }

@@ -37,7 +37,7 @@ pub fn place(map: &[(u64, u64)], size: u64, stored: u64, mut position: u64) -> O
 
 /// Numbers, two for each piece.
 pub fn pairs(numbers: &[u64]) -> Outcome<Vec<(u64, u64)>> {
-    if numbers.len() % 2 != 0 || numbers.len() > 2 * MAX_PIECES {
+    if !numbers.len().is_multiple_of(2) || numbers.len() > 2 * MAX_PIECES {
         return Err(format!("the map of a sparse file is malformed or has more than {MAX_PIECES} pieces"));
     }
     Ok(numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
@@ -80,7 +80,7 @@ impl InlineMap {
                 continue;
             }
             self.take_line()?;
-            if self.count == Some(self.numbers.len() as u64 / 2) && self.numbers.len() % 2 == 0 {
+            if self.count == Some(self.numbers.len() as u64 / 2) && self.numbers.len().is_multiple_of(2) {
                 return pairs(&self.numbers).map(Some);
             }
         }

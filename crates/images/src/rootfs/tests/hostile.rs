@@ -117,6 +117,8 @@ fn every_limit_holds() {
     refused_within([file("a/b/c", "")], Limits { depth: 2, ..none.clone() }, "the limit is 2");
     refused_within([file("f", "12345")], Limits { file_bytes: 4, ..none.clone() }, "5 bytes");
     refused_within([file("f", "").xattr("user.a", "12345")], Limits { xattr_bytes: 20, ..none.clone() }, "20 can be");
+    let blocks = [dir("d"), symlink("l", "x".repeat(60)), file("f", "").xattr("user.a", [1; 99])];
+    refused_within(blocks, Limits { block_bytes: 4 * 4096 - 1, ..none.clone() }, "take 16384 bytes");
     let deep = [file("1/2/3/x", ""), symlink("s", "1/2/3"), file("s/4/5/x", "")];
     refused_within(deep, Limits { depth: 4, ..none }, "more than 4 directories deep");
 }
@@ -230,7 +232,7 @@ fn a_full_disk_is_said_to_be_full_and_nothing_stays() {
         eprintln!("skipped: a_full_disk_is_said_to_be_full_and_nothing_stays: mounting a tmpfs needs root");
         return;
     }
-    let archive = Archive::of([file("noise", (0..4u64 << 20).map(|n| (n * n >> 7) as u8).collect::<Vec<_>>())]);
+    let archive = Archive::of([file("noise", (0..4u64 << 20).map(|n| ((n * n) >> 7) as u8).collect::<Vec<_>>())]);
     let results: Vec<_> = [Compression::None, Compression::Gzip]
         .into_iter()
         .map(|compression| {

@@ -77,7 +77,7 @@ fn apply(model: &mut Model, change: &Change, fresh: &mut u32) {
         Change::Put { path, sort, size, mode, owner } => {
             let what = match sort {
                 0 | 1 => Sort::Directory,
-                2 | 3 => Sort::File(*fresh, (0..*size).map(|n| (n as u32 * *fresh >> 3) as u8).collect()),
+                2 | 3 => Sort::File(*fresh, (0..*size).map(|n| ((n as u32 * *fresh) >> 3) as u8).collect()),
                 4 => Sort::Symlink(format!("../{size}")),
                 _ => Sort::Fifo,
             };

@@ -80,7 +80,8 @@ fn long_names_of_every_format_arrive() {
     header.set_size(1);
     gnu.append_data(&mut header, &name, &b"1"[..]).unwrap();
     let mut header = tar::Header::new_gnu();
-    (header.set_size(0), header.set_entry_type(EntryType::Symlink));
+    header.set_size(0);
+    header.set_entry_type(EntryType::Symlink);
     gnu.append_link(&mut header, "s", &target).unwrap();
     let pax = layer([file(&name, "1"), symlink("s", &target)]);
     let (gnu, pax) = (flatten([&gnu.into_inner().unwrap()]), flatten([&pax]));
@@ -94,7 +95,9 @@ fn long_names_of_every_format_arrive() {
 fn the_ustar_prefix_belongs_to_the_name() {
     let mut header = tar::Header::new_ustar();
     header.set_path(format!("{}/{}", "p".repeat(90), "n".repeat(90))).unwrap();
-    (header.set_size(0), header.set_mode(0o644), header.set_cksum());
+    header.set_size(0);
+    header.set_mode(0o644);
+    header.set_cksum();
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, &b""[..]).unwrap();
     let seen = flatten([&builder.into_inner().unwrap()]);
@@ -294,6 +297,7 @@ fn gzip_members_zstd_frames_and_plain_archives_mean_the_same() {
 fn an_archive_without_end_mark_and_an_empty_one_are_archives() {
     let archive = layer([file("a", "1")]);
     assert_eq!(paths(&flatten([&archive[..1024].to_vec()])), ["/a"]);
+    assert_eq!(paths(&flatten([&archive[..513].to_vec()])), ["/a"], "umoci 0.4 leaves the last padding out");
     assert_eq!(paths(&flatten([&Vec::new()])), Vec::<&str>::new());
     assert_eq!(paths(&flatten([])), Vec::<&str>::new());
 }
@@ -308,7 +312,7 @@ fn the_same_image_has_the_same_bytes() {
 #[test]
 fn a_large_tree_is_a_clean_filesystem() {
     // Several block groups, an indexed directory of two levels, a large file, blocks of attributes, an extent tree.
-    let large: Vec<u8> = (0..130u64 << 20).map(|n| (n * n >> 9) as u8).collect();
+    let large: Vec<u8> = (0..130u64 << 20).map(|n| ((n * n) >> 9) as u8).collect();
     let map = (0..2_000).map(|n| format!("{},1", n * 8192)).collect::<Vec<_>>().join(",");
     let holey = file("holey", vec![9; 2_000]).record("GNU.sparse.size", "16384000").record("GNU.sparse.map", map);
     let mut items = vec![file("large", &large), holey];
