@@ -13,7 +13,7 @@ mod rooms;
 mod trace;
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -40,9 +40,9 @@ pub struct ServeOptions {
     /// Apps are reached as <app>.<domain>; names below `localhost` need no DNS
     #[arg(long, env = "DUNLIN_DOMAIN", default_value = "dunlin.localhost")]
     domain: String,
-    /// The address on which apps are served
-    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::UNSPECIFIED))]
-    listen: IpAddr,
+    /// The addresses on which apps are served; all of this host unless given
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<IpAddr>,
     /// The port for HTTP
     #[arg(long, default_value_t = 80)]
     http_port: u16,
@@ -117,6 +117,14 @@ impl ServeOptions {
             (Some(image), Some(modules)) => KernelSource::Path { image: image.clone(), modules: modules.clone() },
             _ => KernelSource::Auto,
         }
+    }
+
+    /// Where apps are served under this port. IPv6 is left out on a host that has none.
+    fn sockets(&self, port: u16) -> Vec<SocketAddr> {
+        let has_ipv6 = std::fs::read_to_string("/proc/net/if_inet6").is_ok_and(|addresses| !addresses.is_empty());
+        let all = [Some(Ipv4Addr::UNSPECIFIED.into()), has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into())];
+        let addresses = if self.listen.is_empty() { all.into_iter().flatten().collect() } else { self.listen.clone() };
+        addresses.into_iter().map(|address: IpAddr| SocketAddr::new(address, port)).collect()
     }
 
     /// A directory below the data directory, made if it is missing.

@@ -50,8 +50,8 @@ impl Edge {
     pub async fn start(options: EdgeOptions) -> Result<Arc<Self>, EdgeError> {
         let domain = http::host_name(&options.domain).ok_or(EdgeError::Domain(options.domain.clone()))?;
         let certificates = Certificates::open(&options.keys, &domain)?;
-        let http = bind_all(&options.http, "http")?;
-        let https = bind_all(&options.https, "https")?;
+        let http = bind_all(&options.http, "http-port")?;
+        let https = bind_all(&options.https, "https-port")?;
         let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
         let context = context(&options, domain, certificates);
         if let Some(port) = options.public_https_port.or(https_addresses.first().map(SocketAddr::port)) {

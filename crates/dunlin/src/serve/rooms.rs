@@ -187,8 +187,8 @@ fn edge_options(
     let api_host = api_host.clone();
     let platform = PlatformHost::new(tower::service_fn(move |request| api_host.clone().answer(request)));
     Ok(EdgeOptions {
-        http: vec![SocketAddr::new(options.listen, options.http_port)],
-        https: vec![SocketAddr::new(options.listen, options.https_port)],
+        http: options.sockets(options.http_port),
+        https: options.sockets(options.https_port),
         domain: options.domain.clone(),
         region: options.region.clone(),
         keys: options.directory("keys")?,
