@@ -355,7 +355,11 @@ mod tests {
 
         fs::write(directory.path().join("volumes/app/data-7.ext4.new"), "").unwrap();
         let again = Disks::open(directory.path(), 1).unwrap();
-        assert_eq!(fs::read_dir(directory.path().join("volumes/app")).unwrap().count(), 1, "the unfinished one is gone");
+        assert_eq!(
+            fs::read_dir(directory.path().join("volumes/app")).unwrap().count(),
+            1,
+            "the unfinished one is gone"
+        );
         assert_eq!(again.claim(&app, "data", &machine).unwrap(), claim, "the one that exists comes first");
     }
 }

@@ -95,6 +95,9 @@ pub struct Made {
     pub vm: Option<VmRecord>,
     /// The program has been started.
     pub started: bool,
+    /// Its checks that take part in routing have all passed once.
+    #[serde(default)]
+    pub ready: bool,
     /// The program has ended, and that has been recorded.
     pub exited: bool,
 }

@@ -163,11 +163,22 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Starts the task of a machine. `vm` is what has been found out about its virtual machine, if it has had one.
+    /// Starts the task of a machine, which is in the picture when this returns. `vm` is what has been found out about
+    /// its virtual machine, if it has had one.
     pub fn spawn(host: Arc<Host>, record: Record, vm: Vm) -> Self {
         let (inbox, commands) = mpsc::channel(INBOX);
-        let slot = record.slot;
-        let task = tokio::spawn(actor::Actor::new(host, record, vm, commands).run());
+        let (slot, id) = (record.slot, record.spec.id.clone());
+        let actor = actor::Actor::new(Arc::clone(&host), record, vm, commands);
+        let task = tokio::spawn(async move {
+            if let Err(error) = tokio::spawn(actor.run()).await {
+                tracing::error!(machine = %id, %error, "the machine's task broke down; restart dunlin to go on with it");
+                // Its number must not be given to another, since its tap and disks may still be there.
+                tokio::select! {
+                    () = host.leave.cancelled() => {}
+                    () = host.stop_all.cancelled() => {}
+                }
+            }
+        });
         Self { slot, inbox, task }
     }
 
@@ -183,7 +194,7 @@ impl Handle {
 
     /// Waits until the task has ended.
     pub async fn finished(self) {
-        // A panic in it has been reported where it happened.
+        // It cannot fail: it has caught what broke down in it.
         let _ = self.task.await;
     }
 }

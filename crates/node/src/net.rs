@@ -13,6 +13,7 @@
 //! Every link is point to point, so no guest sees another's frames: whatever passes between two guests is routed by
 //! the host and judged by [`firewall`]. All names carry the instance's tag, which is how leftovers are recognized.
 
+mod docker;
 pub mod firewall;
 mod forwarding;
 mod netlink;
@@ -118,6 +119,7 @@ impl Network {
         let mut guests = self.guests.lock().await;
         *guests = running.into_iter().map(|guest| (guest.tap.clone(), guest)).collect();
         self.apply(&guests).await?;
+        docker::make_way(&tap_prefix(&self.tag)).await;
         for orphan in self.taps().await?.difference(&guests.keys().cloned().collect()) {
             tracing::info!(tap = %orphan, "removing a tap that no machine owns");
             netlink.remove_link(orphan).await?;
@@ -166,6 +168,7 @@ impl Network {
     /// Removes the table, the name server's address and puts the kernel's settings back as they were found.
     pub async fn close(&self) -> Result<(), NetError> {
         firewall::remove(&self.tag).await?;
+        docker::give_way_back(&tap_prefix(&self.tag)).await;
         self.netlink().await?.remove_address("lo", NAME_SERVER.into(), 128).await?;
         forwarding::restore(&self.saved_settings)
     }

@@ -167,8 +167,7 @@ impl Node for LocalNode {
         self.host.ledger.write(&record).map_err(|error| internal(&error))?;
         self.host.probe.tell("create:done");
         machines.insert(id.clone(), Handle::spawn(Arc::clone(&self.host), record, Vm::Absent));
-        drop(machines);
-        self.published(&id).await
+        self.host.view.get(&id).ok_or(NodeError::NotFound(id))
     }
 
     async fn update(&self, spec: MachineSpec) -> Result<Arc<Observed>, NodeError> {
@@ -256,14 +255,6 @@ impl LocalNode {
         let before = self.host.view.get(&spec.id).filter(|before| before.spec == *spec);
         let exists = format!("machine {} exists with another configuration; update it instead", spec.id);
         before.ok_or(NodeError::Invalid(exists))
-    }
-
-    /// A new machine, as soon as its task has published it.
-    async fn published(&self, id: &MachineId) -> Result<Arc<Observed>, NodeError> {
-        let mut view = self.observe();
-        let seen = view.wait_for(|view| view.machines.contains_key(id)).await;
-        let seen = seen.map_err(|_| NodeError::Internal("the node is being closed".into()))?;
-        seen.machines.get(id).cloned().ok_or_else(|| NodeError::NotFound(id.clone()))
     }
 }
 

@@ -132,7 +132,9 @@ impl Tag {
 /// Is told the name of each step of a machine's life before it takes effect (`launch`) and after (`launch:done`).
 /// Tests use it to end the process at every one of them.
 #[derive(Clone, Default)]
-pub struct StepProbe(Option<Arc<dyn Fn(&str) + Send + Sync>>);
+pub struct StepProbe(Option<Tell>);
+
+type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 
 impl StepProbe {
     /// Nobody is told.

@@ -91,10 +91,11 @@ pub(super) enum Until {
 }
 
 impl Actor {
+    /// Takes over a machine, and puts it into the picture.
     pub(super) fn new(host: Arc<Host>, record: Record, vm: Vm, inbox: mpsc::Receiver<Command>) -> Self {
         let facts = Facts::after_restart(&record, vm);
         let (answers, answered) = mpsc::channel(ANSWERS);
-        Self {
+        let actor = Self {
             host,
             record,
             facts,
@@ -112,7 +113,9 @@ impl Actor {
             waiters: Vec::new(),
             inbox,
             answered,
-        }
+        };
+        actor.publish(plan::state(&actor.record));
+        actor
     }
 
     /// Lives until the machine is gone or the node is closed.
@@ -179,7 +182,7 @@ impl Actor {
             Happening::Command(command) => self.accept(*command).await,
             Happening::Guest(status) => self.guest_changed(status).await,
             Happening::Errand(outcome) => self.errand_ended(outcome).await,
-            Happening::Check(answer) => self.checked(answer),
+            Happening::Check(answer) => self.checked(answer).await,
             Happening::Time => {}
             Happening::Leave if self.record.made.is_some() && !self.host.leave.is_cancelled() => {
                 self.stop_for_now().await;

@@ -12,7 +12,7 @@ use super::{
     actor::{Actor, Outcome},
     history::{self, Source, because, bounded, describe},
     now,
-    plan::{Have, Vm},
+    plan::{self, Have, Vm},
     restart::{self, Verdict},
 };
 use crate::{
@@ -100,21 +100,40 @@ impl Actor {
 
     fn start_checks(&mut self) {
         let probes = checks::probes(&self.record.spec.config).unwrap_or_default();
-        let unknown = |probe: &checks::Probe| CheckStatus {
+        // A machine that was ready stays so while its node is restarted; the first answers come at once.
+        let was_ready = self.record.made.as_ref().is_some_and(|made| made.ready);
+        let (status, output) = match was_ready {
+            true => (CheckState::Passing, "it passed before the node was restarted"),
+            false => (CheckState::Warning, "not yet known"),
+        };
+        let first = |probe: &checks::Probe| CheckStatus {
             name: probe.name.clone(),
-            status: CheckState::Warning,
-            output: "not yet known".into(),
+            status,
+            output: output.into(),
             updated_at: now(),
         };
-        self.check_states = probes.iter().map(unknown).collect();
+        self.check_states = probes.iter().map(first).collect();
         let addresses = self.host.addresses(&self.record.spec, self.record.slot);
         self.checks = Some(Checks::start(probes, addresses.host_local, &self.answers));
     }
 
-    pub(super) fn checked(&mut self, answer: Answer) {
+    pub(super) async fn checked(&mut self, answer: Answer) {
         if self.checks.is_none() {
             return;
         }
+        self.take_answer(answer);
+        let observed = self.observed(plan::state(&self.record));
+        let known = self.record.made.as_ref().is_none_or(|made| made.ready);
+        if !known && observed.service_checks_pass() {
+            self.publish(observed.state);
+            let noted = self.commit(|record| record.made.iter_mut().for_each(|made| made.ready = true)).await;
+            if let Err(error) = noted {
+                tracing::warn!(machine = %self.record.spec.id, %error, "cannot note that the machine is ready");
+            }
+        }
+    }
+
+    fn take_answer(&mut self, answer: Answer) {
         let Some(check) = self.check_states.iter_mut().find(|check| check.name == answer.name) else { return };
         let changed = check.status != answer.status;
         if changed {

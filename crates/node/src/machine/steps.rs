@@ -171,7 +171,14 @@ impl Actor {
             None => self.claim_volume(&mount.name).await?,
         };
         let (size_gb, uid) = (mount.size_gb.unwrap_or(1), self.uid());
-        self.host.disks.make_volume(&claim, size_gb, uid).await.map(drop).map_err(|error| words(&error))
+        let path = self.host.disks.make_volume(&claim, size_gb, uid).await.map_err(|error| words(&error))?;
+        let has_gb = std::fs::metadata(&path).map_or(0, |volume| volume.len() >> 30);
+        if has_gb != u64::from(size_gb) {
+            let kept =
+                format!("Volume {} keeps its {has_gb} GB: its size cannot be changed to {size_gb} GB", mount.name);
+            self.host.say(&self.record.spec, kept);
+        }
+        Ok(())
     }
 
     async fn claim_volume(&mut self, name: &str) -> Result<crate::disk::VolumeClaim, String> {
@@ -196,6 +203,7 @@ impl Actor {
             overlay: self.directory().join("overlay.ext4"),
             vm: None,
             started: false,
+            ready: false,
             exited: false,
         };
         let declared = self.commit(|record| (record.made, record.respawn) = (Some(made), None));

@@ -38,7 +38,12 @@ fn in_own_network(test: &str) -> bool {
     }
     let here = std::env::current_exe().unwrap();
     let name = format!("net::tests::{test}");
-    let run = Command::new("unshare").args(["-n", "-m"]).arg(here).args(["--exact", &name, "--nocapture"]).env("DUNLIN_TEST_OWN_NETWORK", "1").output();
+    let run = Command::new("unshare")
+        .args(["-n", "-m"])
+        .arg(here)
+        .args(["--exact", &name, "--nocapture"])
+        .env("DUNLIN_TEST_OWN_NETWORK", "1")
+        .output();
     let run = run.unwrap();
     let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success() && said.contains("1 passed"), "{said}");
@@ -238,6 +243,8 @@ async fn what_is_made_is_found_and_removed_again() {
     }
     let directory = tempfile::tempdir().unwrap();
     ip("link set lo up");
+    // A new namespace begins with the host's setting.
+    std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
     let network = network(&directory).await;
     let guest = |slot| GuestNet {
         tap: network.tap_name(slot),
@@ -268,4 +275,28 @@ async fn what_is_made_is_found_and_removed_again() {
     let tables = Command::new("nft").args(["list", "tables"]).output().unwrap();
     assert!(tables.stdout.is_empty(), "{}", String::from_utf8_lossy(&tables.stdout));
     assert!(UdpSocket::bind(SocketAddr::new(NAME_SERVER.into(), 0)).is_err());
+}
+
+#[tokio::test]
+async fn guests_reach_the_internet_beside_docker() {
+    if !in_own_network("guests_reach_the_internet_beside_docker") {
+        return;
+    }
+    // What Docker does to a host that did not forward before.
+    for line in ["-N DOCKER-USER", "-A FORWARD -j DOCKER-USER", "-P FORWARD DROP"] {
+        let done = Command::new("iptables").args(line.split(' ')).output();
+        if !done.is_ok_and(|done| done.status.success()) {
+            return eprintln!("skipped: guests_reach_the_internet_beside_docker: needs iptables");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    make_outside();
+    let network = network(&directory).await;
+    let one = Guest::new(&network, 1, NetworkId(7)).await;
+    serve(Some("outside"), SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 80));
+    one.reaches(OUTSIDE, 80).expect("the internet");
+    connects("outside", SocketAddr::new(one.v4().into(), 80)).expect_err("from outside");
+    network.close().await.unwrap();
+    let rules = Command::new("iptables").args(["-S", "DOCKER-USER"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&rules.stdout).contains("dlt-"), "the rules are taken back");
 }

@@ -128,12 +128,12 @@ async fn go_on(directory: &Path, at: &str, allowed: &[Option<MachineState>]) {
     let id: MachineId = spec(FIRST).id;
     let recorded = directory.join("machines").join(id.as_str()).join("record.json").exists();
     let world = World::open(directory, StepProbe::none()).await;
-    let state = match recorded {
-        true => Some(world.until(&id, |machine| machine.state.rests()).await.state),
+    let settled = match recorded {
+        true => Some(world.until(&id, |machine| machine.state.rests()).await),
         false => None,
     };
-    let state = state.filter(|state| *state != MachineState::Destroyed);
-    assert!(allowed.contains(&state), "killed at {at}: it ends up {state:?}");
+    let state = settled.as_ref().map(|machine| machine.state).filter(|state| *state != MachineState::Destroyed);
+    assert!(allowed.contains(&state), "killed at {at}: it ends up {settled:?}");
     if state == Some(MachineState::Started) {
         assert!(!world.exec(&id, "pid").await.is_empty());
     }

@@ -91,6 +91,7 @@ fn a_real_guest_serves_is_taken_over_and_goes_without_a_trace() {
         world.node.shutdown().await;
 
         let world = open().await;
+        assert!(world.seen(&spec.id).unwrap().is_ready(), "it does not cease to be ready");
         let taken_over = world.until(&spec.id, |machine| machine.is_ready() && !machine.checks.is_empty()).await;
         assert_eq!(taken_over.events, ready.events, "nothing has happened to it");
         world.node.restart(&spec.id, StopRequest::default()).await.unwrap();

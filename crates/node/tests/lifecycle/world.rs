@@ -25,8 +25,7 @@ use crate::vm::Double;
 /// Says that the process has a network of its own, and by which tag its instance is known: control groups have no
 /// namespace that a test could have for itself.
 const OWN: &str = "DUNLIN_TEST_OWN_NETWORK";
-const HIERARCHIES: [&str; 4] =
-    ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"];
+const HIERARCHIES: [&str; 4] = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/pids"];
 /// Far longer than anything here takes, a guest in software emulation on a busy host included.
 const PATIENCE: Duration = Duration::from_secs(180);
 

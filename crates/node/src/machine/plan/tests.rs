@@ -29,14 +29,20 @@ enum Event {
     /// The process takes this many steps.
     Steps(u8),
     /// The process is killed: before its next step takes effect, or after it but before it has noted so.
-    Crash { after_effect: bool },
+    Crash {
+        after_effect: bool,
+    },
     Start,
-    Stop { kill: bool },
+    Stop {
+        kill: bool,
+    },
     Restart,
     Update,
     Destroy,
     /// The program ends by itself.
-    Exit { again: bool },
+    Exit {
+        again: bool,
+    },
     /// The virtual machine ends without a word.
     VmDies,
     /// The next wait is not answered: its deadline passes.
@@ -193,6 +199,7 @@ impl World {
                     overlay: "o".into(),
                     vm: None,
                     started: false,
+                    ready: false,
                     exited: false,
                 });
             }
