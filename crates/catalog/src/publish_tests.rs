@@ -68,6 +68,11 @@ fn a_machine_stands_as_its_node_says() {
         it.events = vec![event("restart", 9)];
     };
     assert_eq!(standing(restarts), Standing::Coming);
+    let updates = |it: &mut Observed| {
+        it.state = MachineState::Stopping;
+        it.events = vec![event("exit", 9), event("uncordon", 8), event("update", 7)];
+    };
+    assert_eq!(standing(updates), Standing::Coming);
     let cordoned = |it: &mut Observed| {
         it.cordoned = true;
         it.events = vec![event("start", 9), event("cordon", 4)];

@@ -116,9 +116,12 @@ fn standing(observed: &Observed) -> Standing {
     }
 }
 
-/// A machine that stops for a restart or for another version says so in its newest event.
+/// A machine that stops for a restart or for another version says so in its newest event that is about running at all:
+/// its program's exit and its cordons are not.
 fn stops_to_come_back(observed: &Observed) -> bool {
-    observed.events.first().is_some_and(|event| matches!(event.kind.as_str(), "restart" | "update"))
+    let mut kinds = observed.events.iter().map(|event| event.kind.as_str());
+    let newest = kinds.find(|kind| !matches!(*kind, "exit" | "cordon" | "uncordon"));
+    newest.is_some_and(|kind| matches!(kind, "restart" | "update"))
 }
 
 /// When the first of the checks that do not pass last changed.

@@ -172,9 +172,16 @@ impl Run<'_> {
         let row = self.control.live_machine(&self.app, machine).await?;
         let spec = match row.spec.version == *to {
             true => row.spec,
-            false => self.new_spec(machine, to, group, row.spec.name).await?,
+            false => {
+                self.quiesce(machine).await;
+                self.new_spec(machine, to, group, row.spec.name).await?
+            }
         };
         self.control.give_spec(self.app.id, spec, None).await?;
+        // From here on the edge holds what comes, until the machine is ready with its new version.
+        if !before.cordoned {
+            self.cordon(machine, false).await?;
+        }
         if !before.running {
             self.control.ports.node.start(machine).await?;
         }
@@ -187,6 +194,9 @@ impl Run<'_> {
             return Err(Error::not_found("machine version", from.as_str()));
         };
         self.control.give_spec(self.app.id, spec.clone(), None).await?;
+        if !before.cordoned {
+            self.cordon(machine, false).await?;
+        }
         if !before.running {
             return Ok(self.control.ports.node.stop(machine, StopRequest::default()).await?);
         }
@@ -226,6 +236,16 @@ impl Run<'_> {
     /// Takes a machine's traffic away, lets what is under way end, and stops it. It is destroyed later with force, so
     /// what goes wrong here is only told.
     async fn retire(&self, machine: &MachineId) {
+        if self.control.observed(machine).is_none() {
+            return;
+        }
+        self.quiesce(machine).await;
+        let stopped = self.control.ports.node.stop(machine, StopRequest::default()).await;
+        self.tolerate(machine, "stop", stopped.map_err(Error::from));
+    }
+
+    /// Takes a machine's traffic away and lets what is under way end. What goes wrong is only told.
+    async fn quiesce(&self, machine: &MachineId) {
         let Some(observed) = self.control.observed(machine) else { return };
         match self.cordoned_at(machine, true).await {
             Ok(generation) if observed.state == MachineState::Started => {
@@ -239,8 +259,6 @@ impl Run<'_> {
             Ok(_) => {}
             Err(error) => self.tolerate(machine, "cordon", Err(error)),
         }
-        let stopped = self.control.ports.node.stop(machine, StopRequest::default()).await;
-        self.tolerate(machine, "stop", stopped.map_err(Error::from));
     }
 
     fn drain_time(&self, config: &MachineConfig) -> Duration {
