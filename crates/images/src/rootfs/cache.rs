@@ -43,8 +43,9 @@ impl Cache {
         let whole = cache.digests()?.into_iter().filter(|digest| cache.find(digest).is_some());
         let whole: BTreeSet<PathBuf> = whole.flat_map(|digest| [cache.image(&digest), cache.record(&digest)]).collect();
         for entry in fs::read_dir(&cache.directory)? {
-            let path = entry?.path();
-            if !whole.contains(&path) && is_ours(&path) {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_file() && !whole.contains(&path) && is_ours(&path) {
                 tracing::info!(path = %path.display(), "removing what is left of an unfinished conversion");
                 fs::remove_file(&path)?;
             }
@@ -61,8 +62,11 @@ impl Cache {
     pub fn want(&self, digest: &Digest) -> Option<Rootfs> {
         let _judging = self.judging.lock().unwrap_or_else(PoisonError::into_inner);
         let rootfs = self.find(digest)?;
-        let record = File::options().write(true).open(self.record(digest)).ok()?;
-        record.set_modified(SystemTime::now()).ok()?;
+        let marked =
+            File::options().write(true).open(self.record(digest)).and_then(|r| r.set_modified(SystemTime::now()));
+        if let Err(error) = marked {
+            tracing::warn!(image = %digest, %error, "a root filesystem could not be marked as wanted");
+        }
         Some(rootfs)
     }
 
@@ -76,10 +80,13 @@ impl Cache {
     /// Takes a finished image in.
     pub fn publish(&self, digest: &Digest, draft: Draft, config: ImageConfig) -> io::Result<Rootfs> {
         let record = Record { maker: MAKER.to_owned(), size_bytes: draft.size_bytes, config };
-        let path = self.image(digest);
-        draft.publish(&path)?;
-        let text = serde_json::to_vec(&record).map_err(io::Error::other)?;
-        kit::durable::write(&self.record(digest), &text, 0o644)?;
+        let (path, text) = (self.image(digest), serde_json::to_vec(&record)?);
+        let published = draft.publish(&path).and_then(|()| kit::durable::write(&self.record(digest), &text, 0o644));
+        if let Err(error) = published {
+            // Without its record it would be of no use to anybody.
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
         Ok(Rootfs { path, config: record.config })
     }
 

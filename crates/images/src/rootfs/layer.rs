@@ -20,6 +20,8 @@ const OPAQUE: &str = ".wh..wh..opq";
 const AUFS: &str = ".wh..wh.";
 /// All that fits into the one block that ext4 has for an inode's attributes: its header and end mark are left out.
 const XATTR_BLOCK_BYTES: usize = 4096 - 32 - 4;
+/// The largest file of ext4, whose blocks have numbers of 32 bits.
+const MAX_FILE_BYTES: u64 = (u32::MAX as u64) * 4096;
 /// The moments that ext4 can tell: 34 bits of seconds, from 1901 on.
 const SECONDS: std::ops::RangeInclusive<i64> = -(1 << 31)..=(1 << 34) - (1 << 31) - 1;
 
@@ -165,8 +167,8 @@ fn node(member: &Member, rules: &PathRules, budget: &Budget<'_>) -> Result<Node,
         _ if major > 0xfff || minor > 0xf_ffff => return Err("its device number is larger than Linux allows".into()),
         Kind::CharDevice => Node::CharDevice(major, minor),
         Kind::BlockDevice => Node::BlockDevice(major, minor),
-        Kind::File if member.size > budget.limits.file_bytes => {
-            let (size, limit) = (member.size, budget.limits.file_bytes);
+        Kind::File if member.size > budget.limits.file_bytes.min(MAX_FILE_BYTES) => {
+            let (size, limit) = (member.size, budget.limits.file_bytes.min(MAX_FILE_BYTES));
             return Err(format!("a file of {size} bytes; the limit of this host is {limit}"));
         }
         Kind::File => Node::File { size: member.size, content: member.content.clone() },

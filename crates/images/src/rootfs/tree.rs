@@ -12,7 +12,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    fault::Fault,
+    fault::{Fault, quoted},
     layer::{Entry, LayerIndex, Meta, Node, Whiteout, Xattr},
     limits::Limits,
     tar::{Content, Time},
@@ -185,7 +185,8 @@ impl Tree {
                 self.insert(Inode::new(body, meta, xattrs, layer))?
             }
         };
-        self.link(parent, name, id)
+        self.link(parent, name, id);
+        Ok(())
     }
 
     /// What a hard link to this path means.
@@ -193,11 +194,12 @@ impl Tree {
         let (above, name) = split(path);
         let parent = self.walk(above, Missing::Stop)?;
         let target = parent.and_then(|parent| self.directory(parent).children.get(name).copied());
+        let shown = quoted(path.as_bytes());
         match target {
-            None => Err(format!("it is a hard link to {path:?}, which is not in the image before it")),
-            Some(id) if self.is_directory(id) => Err(format!("it is a hard link to the directory {path:?}")),
+            None => Err(format!("it is a hard link to {shown}, which is not in the image before it")),
+            Some(id) if self.is_directory(id) => Err(format!("it is a hard link to the directory {shown}")),
             Some(id) if self.inode(id).names >= MAX_NAMES => {
-                Err(format!("it is one more name of {path:?}, which already has {MAX_NAMES}"))
+                Err(format!("it is one more name of {shown}, which already has {MAX_NAMES}"))
             }
             Some(id) => Ok(id),
         }
@@ -272,13 +274,13 @@ impl Tree {
     fn make_directory(&mut self, parent: Id, name: &str, layer: u32) -> Result<Id, String> {
         let body = self.below(parent)?;
         let id = self.insert(Inode::new(body, IMPLICIT, [].into(), layer))?;
-        self.link(parent, name, id)?;
+        self.link(parent, name, id);
         Ok(id)
     }
 
     /// A new directory in another. Symbolic links can lead deeper than any path is long.
     fn below(&self, parent: Id) -> Result<Body, String> {
-        let depth = self.directory(parent).depth + 1;
+        let depth = self.directory(parent).depth.saturating_add(1);
         if depth > self.max_depth {
             return Err(format!("it lies more than {} directories deep", self.max_depth));
         }
@@ -295,12 +297,12 @@ impl Tree {
         Ok((self.inodes.len() - 1) as Id)
     }
 
-    fn link(&mut self, parent: Id, name: &str, id: Id) -> Result<(), String> {
+    fn link(&mut self, parent: Id, name: &str, id: Id) {
+        // Counted first: the name may replace another of the same inode, or the directory that holds it.
         self.inodes[id as usize].names += 1;
         if let Some(replaced) = self.directory_mut(parent).children.insert(name.into(), id) {
             self.unlink(replaced);
         }
-        Ok(())
     }
 
     /// Takes one name away from an inode, and with a directory all that lies in it.

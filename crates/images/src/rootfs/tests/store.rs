@@ -111,6 +111,18 @@ async fn a_refused_image_leaves_nothing_and_may_be_asked_for_again() {
 }
 
 #[tokio::test]
+async fn an_image_whose_record_cannot_be_written_does_not_stay() {
+    let benches = [one_file("1")];
+    let ((shelf, specs), directory) = (shelf(&benches), tempfile::tempdir().unwrap());
+    let store = open(directory.path(), &shelf);
+    let record = format!("{}.json", specs[0].digest.hex());
+    std::fs::create_dir_all(directory.path().join(&record).join("in the way")).unwrap();
+    let error = store.rootfs(&specs[0]).await.unwrap_err();
+    assert!(matches!(error, ImageError::Storage { .. }), "{error}");
+    assert_eq!(names(directory.path()), BTreeSet::from([record]));
+}
+
+#[tokio::test]
 async fn leftovers_are_swept_and_damaged_images_made_anew() {
     let benches = [one_file("1"), one_file("2")];
     let ((shelf, specs), directory) = (shelf(&benches), tempfile::tempdir().unwrap());
