@@ -22,7 +22,7 @@ mod run_spec;
 mod steps;
 mod validate;
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use api::internal::{LogSink, NodeError, RootfsSource, StopRequest};
 use kit::{clock, seal::SealingKey};
@@ -38,12 +38,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub use plan::Vm;
-pub(crate) use steps::run_dir;
 pub use validate::validate;
 
 use crate::{
     capacity::Capacity,
-    cgroup::Cgroups,
+    cgroup::{self, Cgroups},
     disk::Disks,
     kernel::GuestKernel,
     ledger::{Ledger, Record},
@@ -51,7 +50,7 @@ use crate::{
     net::Network,
     options::StepProbe,
     view::View,
-    vmm::Vmm,
+    vmm::{self, VmRecord, Vmm},
 };
 
 /// Calls that wait for one machine. A caller beyond that waits to be let in.
@@ -108,6 +107,15 @@ impl Host {
         u64::from(spec.config.guest.memory_mb) + u64::from(self.vmm.memory_overhead_mb())
     }
 
+    /// The VM of a machine that runs although no record tells which it is. One of another instance on this host is not
+    /// ours: ours are in our control groups.
+    pub fn find_vm(&self, id: &MachineId) -> Option<VmRecord> {
+        let found = vmm::find(id, &run_dir(&self.ledger, id))?;
+        let groups = self.cgroups.directories(id);
+        let ours = groups.is_empty() || cgroup::processes(&groups).contains(&found.process.pid);
+        ours.then_some(found)
+    }
+
     /// Writes a record of the platform's own into a machine's log.
     pub fn say(&self, spec: &MachineSpec, message: impl Into<String>) {
         self.logs.append(LogRecord {
@@ -119,6 +127,11 @@ impl Host {
             message: message.into(),
         });
     }
+}
+
+/// The directory of a machine's VMM.
+fn run_dir(ledger: &Ledger, id: &MachineId) -> PathBuf {
+    ledger.directory(id).join("run")
 }
 
 /// This moment.
@@ -149,7 +162,7 @@ pub enum Command {
     /// Give it traffic or no more.
     Cordon(bool, Reply<()>),
     /// Replace its metadata.
-    SetMetadata(std::collections::BTreeMap<String, String>, Reply<()>),
+    SetMetadata(BTreeMap<String, String>, Reply<()>),
     /// The way to its guest, to do this there.
     Guest(Action, Reply<Arc<Link>>),
 }

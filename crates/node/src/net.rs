@@ -111,8 +111,8 @@ impl Network {
     }
 
     /// Prepares the host: forwarding, the name server's address, the firewall table with the guests that still run.
-    /// Taps of this instance that belong to none of them are removed.
-    pub async fn open(&self, running: impl IntoIterator<Item = GuestNet>) -> Result<(), NetError> {
+    /// Taps of this instance that belong to none of them are removed, unless unknown ones are to be kept.
+    pub async fn open(&self, running: impl IntoIterator<Item = GuestNet>, keep_unknown: bool) -> Result<(), NetError> {
         forwarding::enable(&self.saved_settings)?;
         let netlink = self.netlink().await?;
         netlink.ensure_address("lo", NAME_SERVER.into(), 128).await?;
@@ -120,6 +120,9 @@ impl Network {
         *guests = running.into_iter().map(|guest| (guest.tap.clone(), guest)).collect();
         self.apply(&guests).await?;
         docker::make_way(&tap_prefix(&self.tag)).await;
+        if keep_unknown {
+            return Ok(());
+        }
         for orphan in self.taps().await?.difference(&guests.keys().cloned().collect()) {
             tracing::info!(tap = %orphan, "removing a tap that no machine owns");
             netlink.remove_link(orphan).await?;

@@ -298,7 +298,11 @@ async fn machinery(options: &NodeOptions) -> Result<(Arc<dyn vmm::Vmm>, Arc<Gues
         Machinery::Choose { driver, kernel } => {
             let data = options.data_dir.clone();
             let prepared = tokio::task::spawn_blocking(move || GuestKernel::prepare(&kernel, &data, crate::INIT));
-            let kernel = prepared.await.map_err(|error| OpenError::View(io::Error::other(error)))??;
+            let broke_down = |error| KernelError::Io {
+                what: "prepare the guest kernel".into(),
+                source: io::Error::other::<tokio::task::JoinError>(error),
+            };
+            let kernel = prepared.await.map_err(broke_down)??;
             let user = VmUser { uid: options.first_uid, gid: options.first_uid };
             let choice = vmm::choose(driver, &kernel, &options.data_dir, user).await?;
             Ok((choice.vmm, kernel, choice.why))
@@ -310,8 +314,7 @@ async fn machinery(options: &NodeOptions) -> Result<(Arc<dyn vmm::Vmm>, Arc<Gues
 /// directory.
 async fn recover(host: &Host, mut record: Record) -> Result<(Record, Vm), OpenError> {
     let Some(made) = &mut record.made else { return Ok((record, Vm::Absent)) };
-    let found =
-        made.vm.clone().or_else(|| vmm::find(&record.spec.id, &machine::run_dir(&host.ledger, &record.spec.id)));
+    let found = made.vm.clone().or_else(|| host.find_vm(&record.spec.id));
     match found.filter(|vm| vm.process.alive()) {
         Some(vm) if made.vm.is_none() => {
             made.vm = Some(vm);
@@ -326,7 +329,7 @@ async fn recover(host: &Host, mut record: Record) -> Result<(Record, Vm), OpenEr
 /// Removes from the host what belongs to no machine, and prepares its network for those that run.
 async fn sweep(host: &Host, loaded: &Loaded, records: &[(Record, Vm)]) -> Result<(), OpenError> {
     for id in &loaded.strays {
-        if let Some(vm) = vmm::find(id, &machine::run_dir(&host.ledger, id)) {
+        if let Some(vm) = host.find_vm(id) {
             tracing::warn!(machine = %id, "killing a virtual machine that no record owns");
             let _ = vm.process.kill().await;
         }
@@ -342,7 +345,9 @@ async fn sweep(host: &Host, loaded: &Loaded, records: &[(Record, Vm)]) -> Result
         let addresses = host.addresses(&record.spec, record.slot);
         Some(GuestNet { tap: made.tap.clone(), addresses, owner_uid: made.uid })
     });
-    host.network.open(running).await?;
+    // A machine whose record cannot be read may still need its tap.
+    let keep_unknown = !loaded.unreadable.is_empty();
+    host.network.open(running, keep_unknown).await?;
     Ok(())
 }
 

@@ -34,8 +34,7 @@ impl Actor {
             GuestPhase::Failed(failure) => self.boot_failed(&failure).await,
             GuestPhase::Running => self.program_runs().await,
             GuestPhase::Waiting if self.facts.vm == Vm::Silent => self.facts.vm = Vm::Waiting,
-            GuestPhase::Booting if self.facts.vm == Vm::Silent => self.facts.vm = Vm::Booting,
-            GuestPhase::Silent | GuestPhase::Waiting | GuestPhase::Booting => {}
+            GuestPhase::Silent | GuestPhase::Waiting => {}
         }
         match status.session {
             Session::Gone => self.vm_ended().await,

@@ -175,16 +175,21 @@ impl Facts {
 
 /// The next step of a machine.
 pub fn next(record: &Record, facts: &Facts, now: Timestamp) -> Step {
-    let unprepared = record.preparation != Preparation::Done && record.failure.is_none();
-    if unprepared && record.goal != Goal::Gone && record.next_spec.is_none() && record.made.is_none() {
-        return if facts.rootfs == Have::Yes { Step::Prepare } else { fetch(facts) };
+    let free = record.down.is_none() && record.next_spec.is_none();
+    if free && record.goal != Goal::Gone && record.made.is_none() {
+        let paused = record.respawn.filter(|not_before| now < *not_before);
+        if record.goal == Goal::Run && paused.is_some() {
+            return Step::Wait(paused);
+        }
+        if record.preparation != Preparation::Done && record.failure.is_none() {
+            return if facts.rootfs == Have::Yes { Step::Prepare } else { fetch(facts) };
+        }
     }
-    let up = record.goal == Goal::Run && record.down.is_none() && record.next_spec.is_none();
-    let leftovers = record.respawn.is_some() && record.made.is_some();
-    match record.respawn {
-        _ if !up || leftovers || lost(record, facts) => go_down(record, facts, now),
-        Some(not_before) if now < not_before => Step::Wait(Some(not_before)),
-        _ => go_up(record, facts, now),
+    let ended = record.respawn.is_some() && record.made.is_some();
+    if free && record.goal == Goal::Run && !ended && !lost(record, facts) {
+        go_up(record, facts, now)
+    } else {
+        go_down(record, facts, now)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use guest::{LogRecord as GuestLog, LogSource as GuestSource};
 use kit::{clock, report::Report};
 use model::{
-    MachineId, Timestamp,
+    Timestamp,
     log::{LogRecord, LogSource},
     machine::{Mount, SealedSecrets},
 };
@@ -332,7 +332,7 @@ impl Actor {
     async fn kill(&mut self) -> Taken {
         (self.errand, self.checks, self.check_states) = (None, None, Vec::new());
         let made = self.made()?;
-        let known = made.vm.clone().or_else(|| vmm::find(&self.record.spec.id, &self.run_dir()));
+        let known = made.vm.clone().or_else(|| self.host.find_vm(&self.record.spec.id));
         if let Some(vm) = known {
             vm.process.kill().await.map_err(|error| format!("the virtual machine does not end: {}", Report(&error)))?;
         }
@@ -396,17 +396,12 @@ impl Actor {
 
     /// The directory of the virtual machine.
     fn run_dir(&self) -> PathBuf {
-        run_dir(&self.host.ledger, &self.record.spec.id)
+        super::run_dir(&self.host.ledger, &self.record.spec.id)
     }
 
     pub(super) fn console_log(&self) -> PathBuf {
         self.directory().join("console.log")
     }
-}
-
-/// The directory of a machine's VMM.
-pub(crate) fn run_dir(ledger: &crate::ledger::Ledger, id: &MachineId) -> PathBuf {
-    ledger.directory(id).join("run")
 }
 
 /// Hands what a guest writes to the platform's log.

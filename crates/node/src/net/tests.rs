@@ -36,7 +36,7 @@ fn in_own_network(test: &str) -> bool {
         eprintln!("skipped: {test}: needs root, unshare, nft and ip");
         return false;
     }
-    let here = std::env::current_exe().unwrap();
+    let here = format!("/proc/{}/exe", std::process::id());
     let name = format!("net::tests::{test}");
     let run = Command::new("unshare")
         .args(["-n", "-m"])
@@ -156,7 +156,7 @@ fn make_outside() {
 
 async fn network(directory: &tempfile::TempDir) -> Network {
     let network = Network::new("t", "10.201.0.0/16".parse().unwrap(), directory.path().join("settings.json"));
-    network.open([]).await.unwrap();
+    network.open([], false).await.unwrap();
     network
 }
 
@@ -263,7 +263,7 @@ async fn what_is_made_is_found_and_removed_again() {
     assert_eq!(network.taps().await.unwrap().len(), 2);
 
     let again = Network::new("t", network.pool(), directory.path().join("settings.json"));
-    again.open([guest(1)]).await.unwrap();
+    again.open([guest(1)], false).await.unwrap();
     assert_eq!(again.taps().await.unwrap().into_iter().collect::<Vec<_>>(), [guest(1).tap], "the orphan is gone");
 
     again.expel(&guest(1).tap).await.unwrap();

@@ -19,7 +19,7 @@ use node::StepProbe;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
-use crate::world::{World, in_own_network, leftovers, machine};
+use crate::world::{World, in_own_network, leftovers, machine, this_program};
 
 /// What a node does until it is killed.
 #[derive(Serialize, Deserialize)]
@@ -91,8 +91,7 @@ async fn perform(world: &World, act: &str) {
 /// Plays the life up to a step; what was told of it.
 fn play_until(directory: &Path, killed_at: usize) -> Vec<String> {
     let script = Script { directory: directory.to_str().unwrap().into(), killed_at };
-    let here = std::env::current_exe().unwrap();
-    let mut command = Command::new(here);
+    let mut command = Command::new(this_program());
     command.args(["--exact", "process", "--nocapture"]);
     let output = command.env("DUNLIN_TEST_SCRIPT", serde_json::to_string(&script).unwrap()).output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -28,7 +28,7 @@ fn lacks() -> Option<String> {
     unnamed.then(|| "DUNLIN_TEST_KERNEL_DIR does not name a directory with an unpacked kernel package".into())
 }
 
-/// A root filesystem with BusyBox and a page to serve, in place of the image of `machine(1, …)`.
+/// A root filesystem with BusyBox and a page to serve, in place of any machine's image.
 fn make_image(directory: &Path) {
     let tree = directory.join("tree");
     for part in ["bin", "www", "etc", "data"] {
@@ -70,7 +70,7 @@ fn a_real_guest_serves_is_taken_over_and_goes_without_a_trace() {
     Runtime::new().unwrap().block_on(async {
         let world = open().await;
         eprintln!("{:?}", world.node.isolation());
-        let mut spec = machine(1, "/bin/busybox httpd -f -v -p 8080 -h /www");
+        let mut spec = machine(77, "/bin/busybox httpd -f -v -p 8080 -h /www");
         spec.config.services = serde_json::from_str(
             r#"[{"protocol": "tcp", "internal_port": 8080, "ports": [{"port": 80, "handlers": ["http"]}],
                  "checks": [{"type": "http", "path": "/index.html"}]}]"#,

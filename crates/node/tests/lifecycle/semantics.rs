@@ -357,3 +357,23 @@ fn a_change_of_traffic_or_labels_makes_no_new_version() {
         world
     });
 }
+
+#[test]
+fn a_record_that_cannot_be_read_takes_no_other_machine_down() {
+    with_world("a_record_that_cannot_be_read_takes_no_other_machine_down", |world| async move {
+        let spec = machine(1, "serve");
+        started(&world, &spec).await;
+        let pid = world.exec(&spec.id, "pid").await;
+        world.node.shutdown().await;
+        let poisoned = world.directory.join("machines/ffffffffffffff");
+        std::fs::create_dir(&poisoned).unwrap();
+        std::fs::write(poisoned.join("record.json"), "{").unwrap();
+
+        let world = World::open(&world.directory, StepProbe::none()).await;
+        world.until(&spec.id, is(MachineState::Started)).await;
+        assert_eq!(world.exec(&spec.id, "pid").await, pid);
+        assert!(poisoned.exists(), "it is left alone");
+        std::fs::remove_dir_all(&poisoned).unwrap();
+        world
+    });
+}

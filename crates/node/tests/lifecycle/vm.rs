@@ -21,6 +21,8 @@ use guest::{
 use model::machine::Isolation;
 use node::vmm::{ProcessId, Vm, VmPlan, VmRecord, Vmm, VmmError};
 
+use crate::world::this_program;
+
 /// Launches such processes.
 pub struct Double;
 
@@ -44,7 +46,7 @@ impl Vmm for Double {
             }
             let groups: Vec<_> = plan.cgroup_procs.iter().map(|path| path.to_str().unwrap()).collect();
             fs::write(dir.join("groups"), groups.join("\n"))?;
-            let mut command = Command::new(std::env::current_exe()?);
+            let mut command = Command::new(this_program());
             command.args(["--exact", "process"]).env("DUNLIN_TEST_VM", &dir).env_remove("DUNLIN_TEST_SCRIPT");
             let child =
                 command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;

@@ -41,12 +41,16 @@ pub fn in_own_network(test: &str) -> bool {
         eprintln!("skipped: {test}: needs root, unshare, nft and mke2fs");
         return false;
     }
-    let here = std::env::current_exe().unwrap();
     let (mut run, tag) = (Command::new("unshare"), &kit::random::token()[..6]);
-    let run = run_to_end(run.arg("-n").arg(here).args(["--exact", test, "--nocapture"]).env(OWN, tag));
+    let run = run_to_end(run.arg("-n").arg(this_program()).args(["--exact", test, "--nocapture"]).env(OWN, tag));
     end_what_is_left(tag);
     assert!(run.contains("1 passed"), "{run}");
     false
+}
+
+/// This program, even if its file has been replaced by a newer one meanwhile.
+pub fn this_program() -> String {
+    format!("/proc/{}/exe", std::process::id())
 }
 
 /// Ends what a failed test has left running, and removes the control groups of its instance: those of this tag only.
