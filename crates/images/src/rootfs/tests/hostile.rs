@@ -224,30 +224,40 @@ fn the_fault_names_the_layer() {
     assert!(bench.refusal().starts_with("layer 2 of 2 (sha256:"));
 }
 
+/// A disk of three megabytes.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let disk = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(disk.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(disk))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.0.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()) || std::thread::panicking(), "umount works");
+    }
+}
+
 #[test]
 fn a_full_disk_is_said_to_be_full_and_nothing_stays() {
-    let disk = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(disk.path()).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
+    let Some(disk) = SmallDisk::mount() else {
         eprintln!("skipped: a_full_disk_is_said_to_be_full_and_nothing_stays: mounting a tmpfs needs root");
         return;
-    }
+    };
     let archive = Archive::of([file("noise", (0..4u64 << 20).map(|n| ((n * n) >> 7) as u8).collect::<Vec<_>>())]);
-    let results: Vec<_> = [Compression::None, Compression::Gzip]
-        .into_iter()
-        .map(|compression| {
-            let mut bench = Bench::new();
-            bench.push(&archive, compression);
-            let result = convert::convert(&bench.image(), disk.path(), &bench.limits, &AtomicBool::new(false));
-            (result.map(drop), std::fs::read_dir(disk.path()).unwrap().count())
-        })
-        .collect();
-    assert!(Command::new("umount").arg(disk.path()).status().unwrap().success());
-    for (result, left) in results {
-        let error = result.unwrap_err().of_image("app:v1");
+    for compression in [Compression::None, Compression::Gzip] {
+        let mut bench = Bench::new();
+        bench.push(&archive, compression);
+        let result = convert::convert(&bench.image(), disk.0.path(), &bench.limits, &AtomicBool::new(false));
+        let error = result.map(drop).unwrap_err().of_image("app:v1");
         assert!(matches!(error, api::internal::ImageError::Storage { .. }), "{error}");
         assert!(error.to_string().contains("free some disk space"), "{error}");
-        assert_eq!(left, 0);
+        assert_eq!(std::fs::read_dir(disk.0.path()).unwrap().count(), 0);
     }
 }
 
