@@ -11,6 +11,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -167,7 +168,10 @@ impl GuestKernel {
             (&self.initramfs_firecracker, &firecracker),
             (&directory.join("key"), self.key.as_bytes()),
         ] {
-            kit::durable::write(path, content, 0o644).map_err(|source| io_error("write", path, source))?;
+            // VMMs run as users of their own and must be able to read it, whatever our own mask of permissions is.
+            kit::durable::write(path, content, 0o644)
+                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o644)))
+                .map_err(|source| io_error("write", path, source))?;
         }
         Ok(())
     }

@@ -95,8 +95,6 @@ pub enum GuestPhase {
     Silent,
     /// Init waits for a spec.
     Waiting,
-    /// Init starts the program.
-    Booting,
     /// The program runs.
     Running,
     /// The program ended.
@@ -190,9 +188,9 @@ impl Link {
                 GuestPhase::Running | GuestPhase::Exited(_) => return Ok(()),
                 GuestPhase::Failed(failure) => return Err(LinkError::BootFailed(failure)),
                 GuestPhase::Waiting => self.send(HostMessage::Boot(Box::new(spec.clone()))).await?,
-                GuestPhase::Silent | GuestPhase::Booting => {}
+                GuestPhase::Silent => {}
             }
-            let settled = |guest: &GuestPhase| !matches!(guest, GuestPhase::Waiting | GuestPhase::Booting);
+            let settled = |guest: &GuestPhase| !matches!(guest, GuestPhase::Silent | GuestPhase::Waiting);
             self.wait(|status| status.session != Session::Open(session) || settled(&status.guest)).await?;
         }
     }

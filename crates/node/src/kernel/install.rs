@@ -144,3 +144,40 @@ fn failed(command: &Command, output: String) -> KernelError {
     words.extend(command.get_args().map(|word| word.to_string_lossy().into_owned()));
     KernelError::Command { command: words.join(" "), output }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::{GuestKernel, KernelSource};
+
+    #[test]
+    fn the_distributions_kernel_is_fetched_and_made_bootable() {
+        let name = "the_distributions_kernel_is_fetched_and_made_bootable";
+        if std::env::var_os("DUNLIN_TEST_DOWNLOADS").is_none() {
+            eprintln!("skipped: {name}: DUNLIN_TEST_DOWNLOADS is not set, so nothing is downloaded");
+            return;
+        }
+        let data = tempfile::tempdir().unwrap();
+        let mut lines = Vec::new();
+        for _ in 0..2 {
+            let packages = install(data.path(), &mut |line| lines.push(line.to_owned())).unwrap();
+            let kernel = GuestKernel::prepare(&KernelSource::Auto, data.path(), b"init").unwrap();
+            assert!(packages.iter().any(|package| package.ends_with(&kernel.release)), "{packages:?}");
+        }
+        assert!(lines.iter().any(|line| line.starts_with("Unpacking linux-image")), "{lines:?}");
+        let left = fs::read_dir(data.path().join("kernel")).unwrap().count();
+        assert_eq!(left, 2, "more is left than the package and what was made of it");
+    }
+
+    #[test]
+    fn a_program_that_fails_or_is_missing_is_told_with_its_last_words() {
+        let mut heard = Vec::new();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "echo one; echo two >&2; exit 3"]);
+        let error = run(&mut shell, &mut |line| heard.push(line.to_owned())).unwrap_err().to_string();
+        assert_eq!(heard, ["one", "two"]);
+        assert!(error.contains("sh -c") && error.ends_with("exit status: 3: two"), "{error}");
+        let error = run(&mut Command::new("no-such-program"), &mut |_| {}).unwrap_err().to_string();
+        assert!(error.starts_with("no-such-program failed: No such file"), "{error}");
+    }
+}

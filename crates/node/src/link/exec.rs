@@ -127,7 +127,8 @@ impl Mailbox {
     /// The next thing to tell: output while there is any, then the end.
     async fn next(&self) -> ExecEvent {
         loop {
-            if let Some(event) = self.state().take() {
+            let event = self.state().take();
+            if let Some(event) = event {
                 return event;
             }
             self.output_changed.notified().await;

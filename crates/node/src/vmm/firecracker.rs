@@ -4,6 +4,7 @@
 //!   <dir>/vmm.out                                what the jailer and Firecracker print: the guest's serial port too
 //!   <dir>/jail/<program>/<machine>/root/         the root directory that Firecracker sees
 //!       <program>, dev/kvm, dev/net/tun            put there by the jailer
+//!       lib, …                                     the libraries of a Firecracker that is not static
 //!       vmlinux, initramfs, disk0, disk1, …        links to the files themselves, put there by us
 //!       api.sock, vsock.sock                       made by Firecracker
 //! ```
@@ -34,6 +35,7 @@ use super::{
 };
 
 mod api;
+mod libraries;
 
 use api::Api;
 
@@ -70,6 +72,7 @@ impl Firecracker {
         let base = spawn::prepare_directory(plan, JAIL)?;
         let root = base.join(self.program_name()?).join(plan.machine.as_str()).join("root");
         fs::create_dir_all(&root).map_err(setup_error("make", &root))?;
+        libraries::copy_into(&root, &self.firecracker)?;
         furnish(&root, plan)?;
         let mut command = Command::new(&self.jailer);
         command
@@ -236,7 +239,8 @@ fn root(machine: &MachineId, dir: &Path) -> io::Result<PathBuf> {
 pub(super) fn find(machine: &MachineId, dir: &Path) -> Option<VmRecord> {
     let joined = format!("--id={machine}");
     let process = process::find(|arguments| {
-        arguments.contains(&joined) || arguments.windows(2).any(|pair| pair == ["--id", machine.as_str()])
+        let given = |name: &str, value: &str| arguments.windows(2).any(|pair| pair == [name, value]);
+        (given("--id", machine.as_str()) || arguments.contains(&joined)) && given("--api-sock", API_SOCKET)
     })?;
     Some(VmRecord { machine: machine.clone(), isolation: Isolation::Firecracker, dir: dir.to_owned(), process })
 }

@@ -1,8 +1,14 @@
 //! A process that may not be our child, told apart from any later one with its number.
 
-use std::{fs, io, os::fd::OwnedFd};
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+};
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid},
+};
 use serde::{Deserialize, Serialize};
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -20,13 +26,13 @@ pub struct ProcessId {
 impl ProcessId {
     /// The process that has this number now, unless there is none or it has ended.
     pub fn of(pid: u32) -> Option<Self> {
-        let started_ticks = started_ticks(pid)?;
-        Some(Self { pid, started_ticks, boot_id: boot_id()? })
+        let stat = Stat::of(pid).filter(|stat| !stat.ended)?;
+        Some(Self { pid, started_ticks: stat.started_ticks, boot_id: boot_id()? })
     }
 
     /// Whether it still runs. One that has ended and only waits to be reaped does not.
     pub fn alive(&self) -> bool {
-        Self::of(self.pid).as_ref() == Some(self)
+        self.stat().is_some_and(|stat| !stat.ended)
     }
 
     /// Ends it at once (SIGKILL) and waits until it is gone.
@@ -46,31 +52,30 @@ impl ProcessId {
 
     /// Waits until it has ended, and reaps it if it is our child.
     pub async fn exited(&self) -> io::Result<()> {
-        if let Some(process) = self.open()? {
-            // SAFETY: an `OwnedFd` is open for as long as it lives, and always tells the same descriptor.
-            let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE)? };
-            process.readable().await?.retain_ready();
-        }
-        reap(self.pid);
+        let Some(process) = self.open()? else { return Ok(()) };
+        // SAFETY: an `OwnedFd` is open for as long as it lives, and always tells the same descriptor.
+        let process = unsafe { AsyncFd::register_with_interest(process, Interest::READABLE)? };
+        process.readable().await?.retain_ready();
+        // Others are reaped by their own parent.
+        let _ = waitid(WaitId::PidFd(process.get_ref().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         Ok(())
     }
 
-    /// A handle that means this process and no other.
+    /// A handle that means this process, or its corpse, and no other.
     fn open(&self) -> io::Result<Option<OwnedFd>> {
         let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::NONBLOCK) {
             // The number could have passed to another before the handle was open, so look after.
-            Ok(process) => Ok(self.alive().then_some(process)),
-            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Ok(process) => Ok(self.stat().map(|_| process)),
+            Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
-}
 
-/// Takes the exit status of a child, so that it does not stay as a corpse. Others are reaped by their parent.
-pub(super) fn reap(pid: u32) {
-    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    /// What the kernel says of it, if it has not been reaped.
+    fn stat(&self) -> Option<Stat> {
+        let stat = Stat::of(self.pid).filter(|stat| stat.started_ticks == self.started_ticks)?;
+        (boot_id()? == self.boot_id).then_some(stat)
     }
 }
 
@@ -88,20 +93,25 @@ pub(super) fn arguments(pid: u32) -> Vec<String> {
     line.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 
-fn ignore_gone(error: rustix::io::Errno) -> Result<(), rustix::io::Errno> {
-    if error == rustix::io::Errno::SRCH { Ok(()) } else { Err(error) }
+fn ignore_gone(error: Errno) -> Result<(), Errno> {
+    if error == Errno::SRCH { Ok(()) } else { Err(error) }
 }
 
-/// Field 22 of `/proc/<pid>/stat`. `None` if there is no such process, or only its corpse.
-fn started_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses, and may itself hold any character.
-    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
+/// What `/proc/<pid>/stat` says (proc_pid_stat(5)).
+struct Stat {
+    /// Only its corpse is left, for its parent to look at.
+    ended: bool,
+    started_ticks: u64,
+}
+
+impl Stat {
+    fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The second field is the program's name in parentheses, and may itself hold any character.
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let ended = matches!(fields.next()?, "Z" | "X");
+        Some(Self { ended, started_ticks: fields.nth(18)?.parse().ok()? })
     }
-    fields.nth(18)?.parse().ok()
 }
 
 /// The identity of this boot of the host.
@@ -118,6 +128,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::zombie_processes, reason = "it is what is tested that waits for it")]
     fn sleeper() -> ProcessId {
         let child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
         ProcessId::of(child.id()).unwrap()

@@ -20,7 +20,7 @@ use rustix::{
 };
 use tokio::time::timeout;
 
-use super::{ProcessId, Vm, VmPlan, VmRecord, VmUser, VmmError, output, process, setup_error};
+use super::{ProcessId, Vm, VmPlan, VmRecord, VmUser, VmmError, output, setup_error};
 
 /// What a VMM is started with.
 pub(super) struct Spawn<'a> {
@@ -61,14 +61,14 @@ pub(super) fn spawn(spawn: Spawn<'_>) -> Result<Newborn, VmmError> {
     // SAFETY: what `enter` does between fork and exec is system calls on descriptors and numbers that were made
     // before; it takes no lock and allocates nothing.
     unsafe { command.pre_exec(move || child.enter()) };
-    let child = command.spawn().map_err(failed)?;
+    let mut child = command.spawn().map_err(failed)?;
     match ProcessId::of(child.id()) {
         Some(process) => {
             let record = VmRecord { machine: plan.machine.clone(), isolation, dir: plan.dir.clone(), process };
             Ok(Newborn { record: Some(record), pipe })
         }
         None => {
-            process::reap(child.id());
+            let _ = child.wait();
             Err(VmmError::Died { program: "the VMM", output: output::drain(&pipe) })
         }
     }
@@ -176,6 +176,10 @@ pub(super) fn inherited_path(descriptor: BorrowedFd<'_>) -> String {
 
 /// Empties the VM's directory, which stays ours; in it, a place for what the VMM itself makes.
 pub(super) fn prepare_directory(plan: &VmPlan, place: &str) -> Result<PathBuf, VmmError> {
+    if let Some(running) = super::find(&plan.machine, &plan.dir) {
+        let reason = format!("machine {} runs already, as process {}", plan.machine, running.process.pid);
+        return Err(VmmError::Plan(reason));
+    }
     super::clear(&plan.dir).map_err(setup_error("empty", &plan.dir))?;
     let private = |path: &Path| {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(setup_error("make", path))

@@ -26,8 +26,9 @@ pub const SERVE: &str = "trap 'echo asked to end; exit 3' TERM; echo ready; whil
 
 /// What one test runs its guests with; removed with it, and so are guests that still run.
 pub struct Host {
-    directory: TempDir,
+    directory: PathBuf,
     pub kernel: Arc<GuestKernel>,
+    temporary: Option<TempDir>,
 }
 
 macro_rules! host_or_skip {
@@ -46,26 +47,34 @@ impl Host {
         for tool in ["qemu-system-x86_64", "mke2fs", "busybox"] {
             which(tool).ok_or(format!("{tool} is not installed"))?;
         }
-        let kernels = std::env::var_os("DUNLIN_TEST_KERNEL_DIR").ok_or(
-            "DUNLIN_TEST_KERNEL_DIR does not name a directory with an unpacked kernel package (boot/, lib/modules/)",
-        )?;
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
-        let kernel = GuestKernel::prepare(&KernelSource::Directory(kernels.into()), &data, node::INIT).unwrap();
-        for (name, path) in [("vmlinux", &kernel.vmlinux), ("initramfs", &kernel.initramfs_qemu)] {
-            eprintln!("{name}: {} KiB", fs::metadata(path).unwrap().len() / 1024);
+        let source = KernelSource::Directory(kernel_directory()?);
+        let temporary = tempfile::tempdir().unwrap();
+        let kernel = GuestKernel::prepare(&source, &temporary.path().join("data"), node::INIT).unwrap();
+        for path in [&kernel.vmlinux, &kernel.initramfs_qemu, &kernel.initramfs_firecracker] {
+            eprintln!("{}: {} KiB", path.display(), fs::metadata(path).unwrap().len() / 1024);
         }
-        image(directory.path());
-        Ok(Self { directory, kernel })
+        image(temporary.path());
+        let host = Self::with(temporary.path(), kernel);
+        Ok(host.removed_with(temporary))
+    }
+
+    /// A host whose directory holds the disks already.
+    pub fn with(directory: &Path, kernel: Arc<GuestKernel>) -> Self {
+        Self { directory: directory.to_owned(), kernel, temporary: None }
+    }
+
+    fn removed_with(mut self, directory: TempDir) -> Self {
+        self.temporary = Some(directory);
+        self
     }
 
     pub fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.directory.join("data")
     }
 
     /// Where the console of the VM last linked to is kept.
     pub fn console(&self) -> PathBuf {
-        self.directory.path().join("console.log")
+        self.directory.join("console.log")
     }
 
     /// The driver that works on any host.
@@ -76,7 +85,7 @@ impl Host {
     /// A VM with the image, a writable layer and a volume.
     pub fn plan(&self) -> VmPlan {
         let machine = MachineId::from_random(kit::random::bytes());
-        let disk = |name: &str, read_only| Disk { path: self.directory.path().join(name), read_only };
+        let disk = |name: &str, read_only| Disk { path: self.directory.join(name), read_only };
         VmPlan {
             dir: self.data().join("machines").join(machine.as_str()).join("run"),
             machine,
@@ -101,14 +110,7 @@ impl Host {
 
     /// Runs a script as the guest's program.
     pub async fn boot(&self, link: &Link, script: &str) {
-        let spec = RunSpec {
-            boot_id: "boot".into(),
-            argv: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
-            env: vec!["PATH=/bin".into()],
-            root: Root { lower: "vda".into(), upper: "vdb".into() },
-            ..RunSpec::default()
-        };
-        timeout(PATIENCE, link.boot(spec)).await.expect("the guest boots").unwrap();
+        timeout(PATIENCE, link.boot(run_script(script))).await.expect("the guest boots").unwrap();
     }
 
     /// Waits until the link knows something.
@@ -129,7 +131,27 @@ impl Drop for Host {
                 let _ = Command::new("kill").args(["-KILL", &left.process.pid.to_string()]).status();
             }
         }
+        drop(self.temporary.take());
     }
+}
+
+/// A spec that runs a script on the disks of [`Host::plan`].
+pub fn run_script(script: &str) -> RunSpec {
+    RunSpec {
+        boot_id: "boot".into(),
+        argv: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+        env: vec!["PATH=/bin".into()],
+        root: Root { lower: "vda".into(), upper: "vdb".into() },
+        ..RunSpec::default()
+    }
+}
+
+/// Where the tests find a guest kernel.
+pub fn kernel_directory() -> Result<PathBuf, String> {
+    let directory = std::env::var_os("DUNLIN_TEST_KERNEL_DIR").ok_or(
+        "DUNLIN_TEST_KERNEL_DIR does not name a directory with an unpacked kernel package (boot/, lib/modules/)",
+    )?;
+    Ok(directory.into())
 }
 
 /// Who VMs run as: nobody in particular, where we may choose.
@@ -168,7 +190,7 @@ impl Logs {
 }
 
 /// Makes the disks: an image with busybox, a writable layer, a volume; each of another size.
-fn image(directory: &Path) {
+pub fn image(directory: &Path) {
     let tree = directory.join("tree");
     fs::create_dir_all(tree.join("bin")).unwrap();
     fs::copy(which("busybox").unwrap(), tree.join("bin/busybox")).unwrap();
@@ -176,12 +198,12 @@ fn image(directory: &Path) {
         std::os::unix::fs::symlink("busybox", tree.join("bin").join(name)).unwrap();
     }
     fs::write(tree.join("marker"), "the image\n").unwrap();
-    make_ext4(&directory.join("lower"), 32, Some(&tree));
-    make_ext4(&directory.join("upper"), 48, None);
-    make_ext4(&directory.join("volume"), 64, None);
+    make_ext4(&directory.join("lower"), 12, Some(&tree));
+    make_ext4(&directory.join("upper"), 16, None);
+    make_ext4(&directory.join("volume"), 20, None);
 }
 
-fn make_ext4(path: &Path, size_mb: u64, tree: Option<&Path>) {
+pub fn make_ext4(path: &Path, size_mb: u64, tree: Option<&Path>) {
     File::create(path).unwrap().set_len(size_mb << 20).unwrap();
     let mut mke2fs = Command::new(which("mke2fs").unwrap());
     mke2fs.args(["-q", "-F", "-t", "ext4"]);
@@ -191,8 +213,10 @@ fn make_ext4(path: &Path, size_mb: u64, tree: Option<&Path>) {
     assert!(mke2fs.arg(path).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
 }
 
-fn which(tool: &str) -> Option<PathBuf> {
+pub fn which(tool: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).chain(["/sbin".into(), "/usr/sbin".into()]).map(|dir| dir.join(tool)).find(|p| p.is_file())
+    std::env::split_paths(&path)
+        .chain(["/sbin".into(), "/usr/sbin".into()])
+        .map(|dir| dir.join(tool))
+        .find(|p| p.is_file())
 }
-

@@ -1,5 +1,6 @@
 //! Real guests under real VMMs.
 
+mod firecracker;
 mod guests;
 
 use std::{fs, time::Duration};
@@ -15,9 +16,9 @@ use tokio::time::{Instant, timeout};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_boots_runs_its_program_takes_commands_and_stops() {
     let host = host_or_skip!("a_guest_boots_runs_its_program_takes_commands_and_stops");
-    let plan = host.plan();
+    let (qemu, plan) = (host.qemu().await, host.plan());
     let begun = Instant::now();
-    let vm = host.qemu().await.launch(&plan).await.unwrap();
+    let vm = qemu.launch(&plan).await.unwrap();
     let record = vm.record.clone();
     let (link, logs) = host.link(vm);
     host.reach(&link, |status| matches!(status.session, Session::Open(_))).await;
@@ -66,10 +67,18 @@ async fn a_vm_outlives_every_handle_and_is_adopted_by_its_record_or_by_its_name(
     let record: vmm::VmRecord = serde_json::from_str(&written).unwrap();
     assert_eq!(vmm::find(&plan.machine, &plan.dir).as_ref(), Some(&record));
     assert!(record.process.alive());
+    let twice = host.qemu().await.launch(&plan).await.unwrap_err();
+    assert!(twice.to_string().contains("runs already"), "{twice}");
     let (link, _) = host.link(Vm::adopt(record.clone()));
     host.boot(&link, "exit 99").await;
     let (code, stdout) = shell(&link, "echo still here").await;
     assert_eq!((code, stdout.as_str()), (0, "still here\n"));
+
+    // Another machine of the same image runs beside it.
+    let mut beside = host.plan();
+    beside.disks.truncate(1);
+    let other = host.qemu().await.launch(&beside).await.unwrap();
+    other.record.process.kill().await.unwrap();
 
     // Killed from outside, it is gone at once, and the link says so by itself.
     record.process.kill().await.unwrap();
@@ -112,12 +121,19 @@ async fn a_panic_of_the_guests_kernel_ends_the_vm_and_is_told_on_its_console() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_choice_is_what_truly_runs_and_is_remembered() {
     let host = host_or_skip!("the_choice_is_what_truly_runs_and_is_remembered");
-    let choice = vmm::choose(Driver::Qemu, &host.kernel, &host.data(), guests::user()).await.unwrap();
-    eprintln!("{}", choice.why);
     let begun = Instant::now();
-    let again = vmm::choose(Driver::Qemu, &host.kernel, &host.data(), guests::user()).await.unwrap();
-    eprintln!("the second choice took {:?}", begun.elapsed());
+    let choice = vmm::choose(Driver::Auto, &host.kernel, &host.data(), guests::user()).await.unwrap();
+    eprintln!("the choice took {:?}: {}", begun.elapsed(), choice.why);
+    let begun = Instant::now();
+    let again = vmm::choose(Driver::Auto, &host.kernel, &host.data(), guests::user()).await.unwrap();
+    eprintln!("the second choice took {:?}: {}", begun.elapsed(), again.why);
     assert_eq!(again.vmm.isolation(), choice.vmm.isolation());
+    let vm = again.vmm.launch(&host.plan()).await.unwrap();
+    let record = vm.record.clone();
+    let (link, _) = host.link(vm);
+    host.boot(&link, SERVE).await;
+    record.process.kill().await.unwrap();
+    link.close().await;
     let left = fs::read_dir(host.data().join("kernel/probe")).unwrap().count();
     assert_eq!(left, 0, "a trial guest has left something");
 }

@@ -34,7 +34,7 @@ pub(super) struct Prepared {
 /// - the console is the serial port; only what is bad is printed there,
 /// - a panic or a restart ends the VM at once,
 /// - the kernel's tests of its own ciphers, a fifth of its start under emulation, are left out.
-pub(crate) const KERNEL_ARGS: &str = "console=ttyS0 quiet reboot=t panic=-1 pci=off cryptomgr.notests";
+pub(crate) const KERNEL_ARGS: &str = "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests";
 
 pub(super) fn prepare(program: &Path, isolation: Isolation, plan: &VmPlan) -> Result<Prepared, VmmError> {
     if plan.disks.len() + OTHER_DEVICES > MAX_DEVICES {
@@ -84,7 +84,7 @@ impl Builder {
             let file = self.inherit(File::open(path).map_err(setup_error("open", path))?);
             self.args([option, &file]);
         }
-        let mut line = KERNEL_ARGS.to_owned();
+        let mut line = format!("{KERNEL_ARGS} pci=off");
         if isolation == Isolation::QemuTcg {
             // The emulated processor has the host's counter but no clock to measure it against.
             line.push_str(&format!(" tsc_early_khz={}", tsc::host_khz()));
