@@ -45,10 +45,11 @@ pub fn run(options: &Options) -> Result<()> {
     run::succeed(dunlin(&["setup", "--yes", "--data-dir"]).arg(data()))?;
 
     step("starting the platform");
-    // Held back from here on, and waited for at the end: an interrupt must not leave virtual machines behind.
+    let mut platform = Platform::start()?;
+    // Held back from here on, and waited for at the end: an interrupt must not leave virtual machines behind. The
+    // platform itself hears it, so it is started before.
     let interrupts = interrupts();
     interrupts.thread_block()?;
-    let mut platform = Platform::start()?;
     let shown = show(&platform, &image);
     if shown.is_ok() && !options.once {
         println!("\nThe platform keeps running. Press Ctrl-C to stop it and remove what it made.");
