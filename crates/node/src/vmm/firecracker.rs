@@ -68,8 +68,7 @@ impl Firecracker {
         Self { firecracker, jailer }
     }
 
-    fn spawn(&self, plan: &VmPlan) -> Result<Newborn, VmmError> {
-        let base = spawn::prepare_directory(plan, JAIL)?;
+    fn spawn(&self, plan: &VmPlan, base: &Path) -> Result<Newborn, VmmError> {
         let root = base.join(self.program_name()?).join(plan.machine.as_str()).join("root");
         fs::create_dir_all(&root).map_err(setup_error("make", &root))?;
         libraries::copy_into(&root, &self.firecracker)?;
@@ -80,7 +79,7 @@ impl Firecracker {
             .arg("--exec-file")
             .arg(&self.firecracker)
             .arg("--chroot-base-dir")
-            .arg(&base)
+            .arg(base)
             .args(["--uid", &plan.user.uid.to_string(), "--gid", &plan.user.gid.to_string()])
             .args(["--resource-limit", &format!("no-file={MAX_OPEN_FILES}")])
             .args(["--", "--api-sock", API_SOCKET]);
@@ -106,7 +105,8 @@ impl Vmm for Firecracker {
 
     async fn launch(&self, plan: &VmPlan) -> Result<Vm, VmmError> {
         let (driver, spawned) = (self.clone(), plan.clone());
-        let newborn = spawn::blocking(move || driver.spawn(&spawned)).await?;
+        let start = move || spawn::in_directory(&spawned, JAIL, |base| driver.spawn(&spawned, base));
+        let newborn = spawn::blocking(start).await?;
         newborn.bring_up(PROGRAM, |record| begin(record, plan)).await
     }
 }

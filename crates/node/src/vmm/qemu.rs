@@ -64,13 +64,12 @@ impl Qemu {
         Self { program, isolation: Isolation::QemuKvm }
     }
 
-    fn spawn(&self, plan: &VmPlan) -> Result<Newborn, VmmError> {
-        let place = spawn::prepare_directory(plan, PLACE)?;
-        spawn::give(&place, plan.user)?;
+    fn spawn(&self, plan: &VmPlan, place: &Path) -> Result<Newborn, VmmError> {
+        spawn::give(place, plan.user)?;
         let Prepared { command, inherited } = command::prepare(&self.program, self.isolation, plan)?;
         let groups = if self.isolation == Isolation::QemuKvm { kvm_group() } else { None };
         let user = Some((plan.user, groups.into_iter().collect()));
-        spawn::spawn(Spawn { command, dir: &place, user, inherited, plan, isolation: self.isolation })
+        spawn::spawn(Spawn { command, dir: place, user, inherited, plan, isolation: self.isolation })
     }
 }
 
@@ -89,7 +88,8 @@ impl Vmm for Qemu {
 
     async fn launch(&self, plan: &VmPlan) -> Result<Vm, VmmError> {
         let (driver, plan) = (self.clone(), plan.clone());
-        spawn::blocking(move || driver.spawn(&plan)).await?.bring_up(PROGRAM, begin).await
+        let start = move || spawn::in_directory(&plan, PLACE, |place| driver.spawn(&plan, place));
+        spawn::blocking(start).await?.bring_up(PROGRAM, begin).await
     }
 }
 

@@ -174,8 +174,18 @@ pub(super) fn inherited_path(descriptor: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", descriptor.as_raw_fd())
 }
 
-/// Empties the VM's directory, which stays ours; in it, a place for what the VMM itself makes.
-pub(super) fn prepare_directory(plan: &VmPlan, place: &str) -> Result<PathBuf, VmmError> {
+/// Starts a VMM in a fresh directory of its VM, with a place in it for what the VMM itself makes. If that fails, the
+/// directory is removed.
+pub(super) fn in_directory(
+    plan: &VmPlan,
+    place: &str,
+    start: impl FnOnce(&Path) -> Result<Newborn, VmmError>,
+) -> Result<Newborn, VmmError> {
+    let place = prepare_directory(plan, place)?;
+    start(&place).inspect_err(|_| drop(super::clear(&plan.dir)))
+}
+
+fn prepare_directory(plan: &VmPlan, place: &str) -> Result<PathBuf, VmmError> {
     if let Some(running) = super::find(&plan.machine, &plan.dir) {
         let reason = format!("machine {} runs already, as process {}", plan.machine, running.process.pid);
         return Err(VmmError::Plan(reason));

@@ -102,6 +102,7 @@ async fn a_vmm_that_refuses_says_why_and_leaves_nothing() {
     plan.disks.push(Disk { path: plan.dir.join("missing"), read_only: true });
     let error = qemu.launch(&plan).await.unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
+    assert!(!plan.dir.exists());
     assert!(vmm::find(&plan.machine, &plan.dir).is_none());
 }
 
