@@ -1,3 +1,5 @@
+//! How rows become one picture, and what is left out of it.
+
 use model::{
     MachineId,
     machine::{HttpOptions, MachineState},

@@ -1,3 +1,5 @@
+//! Standing, publishing, and the last good picture on the disk.
+
 use std::collections::BTreeMap;
 
 use model::{

@@ -1,3 +1,5 @@
+//! Plans: what they do, and that undoing them leads back.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! When a machine counts as ready, and why it does not.
+
 use api::internal::GuestProcess;
 use model::machine::{Check, Service};
 

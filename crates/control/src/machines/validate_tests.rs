@@ -1,3 +1,5 @@
+//! Machine configurations that are refused, each with its reason.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -116,8 +116,12 @@ impl Rooms {
         self.control.shutdown().await;
         self.edge.shutdown(drain).await;
         self.images.stop().await;
-        let closed =
-            if stop_machines { self.node.shutdown_and_stop_all().await } else { Ok(self.node.shutdown().await) };
+        let closed = if stop_machines {
+            self.node.shutdown_and_stop_all().await
+        } else {
+            self.node.shutdown().await;
+            Ok(())
+        };
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the platform died");
