@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, Write},
+    path::PathBuf,
     process::Command,
     time::Instant,
 };
@@ -40,6 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !options.only_e2e && options.filter.is_none() {
         checks(&mut tally);
     }
+    make_ready()?;
     if !options.only_e2e {
         let arguments = ["test", "--workspace", "--exclude", "e2e", "--no-fail-fast"];
         suite("unit and integration tests", test_command(&arguments, options), &mut tally)?;
@@ -71,6 +73,23 @@ fn checks(tally: &mut Tally) {
     }
 }
 
+/// Makes the guest kernel and the images ready that tests with real virtual machines take. What is missing makes those
+/// tests skip by name.
+fn make_ready() -> Result<()> {
+    run::succeed(&mut run::cargo(&["build", "--quiet", "--package", "dunlin"]))?;
+    images::make()?;
+    let mut setup = Command::new(run::target().join("debug/dunlin"));
+    if let Err(error) = run::succeed(setup.args(["setup", "--yes", "--data-dir"]).arg(data())) {
+        println!("the guest kernel could not be made ready: {error}");
+    }
+    Ok(())
+}
+
+/// The data directory that lends its guest kernel to tests.
+fn data() -> PathBuf {
+    run::target().join("e2e-data")
+}
+
 /// The scenarios: a whole platform with real virtual machines, in a network namespace of its own.
 fn scenarios(options: &Options, tally: &mut Tally) -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
@@ -78,11 +97,7 @@ fn scenarios(options: &Options, tally: &mut Tally) -> Result<()> {
         return Ok(());
     }
     // Built outside: inside the namespace no registry can be reached.
-    run::succeed(&mut run::cargo(&["build", "--quiet", "--package", "dunlin"]))?;
     run::succeed(&mut run::cargo(&["test", "--quiet", "--package", "e2e", "--no-run"]))?;
-    images::make()?;
-    let mut setup = Command::new(run::target().join("debug/dunlin"));
-    run::succeed(setup.args(["setup", "--yes", "--data-dir"]).arg(run::target().join("e2e-data")))?;
     let inner = test_command(&["test", "--offline", "--package", "e2e", "--no-fail-fast"], options);
     let mut isolated = Command::new("unshare");
     isolated.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
@@ -93,6 +108,8 @@ fn scenarios(options: &Options, tally: &mut Tally) -> Result<()> {
 fn test_command(arguments: &[&str], options: &Options) -> Command {
     let mut command = run::cargo(arguments);
     command.args(["--", "--show-output"]).args(&options.filter);
+    command.env("DUNLIN_TEST_KERNEL_DIR", data().join("kernel/pkg"));
+    command.env("DUNLIN_PARITY_LAYOUTS", images::directory().join("nginx"));
     command
 }
 
@@ -128,7 +145,7 @@ fn suite(name: &str, mut command: Command, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-fn logs() -> std::path::PathBuf {
+fn logs() -> PathBuf {
     run::target().join("test-logs")
 }
 

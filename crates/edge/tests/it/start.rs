@@ -43,7 +43,7 @@ async fn a_port_that_is_taken_is_named_with_its_holder_and_the_flag_to_change() 
 #[tokio::test]
 async fn an_address_that_is_not_ours_and_a_domain_that_is_none_are_refused() {
     let error = refused(|options| options.http = vec!["192.0.2.1:0".parse().unwrap()]).await;
-    assert!(matches!(&error, EdgeError::Listen { flag: "http", .. }), "{error}");
+    assert!(matches!(&error, EdgeError::Listen { flag: "http-port", .. }), "{error}");
     let error = refused(|options| options.domain = "not a domain".into()).await;
     assert!(error.to_string().contains("dunlin.localhost"), "{error}");
 }
