@@ -1,5 +1,6 @@
 //! The chores of this repository. `cargo xtask --help` lists them.
 
+mod bench;
 mod demo;
 mod hello;
 mod images;
@@ -22,6 +23,8 @@ enum Chore {
     Demo(demo::Options),
     /// Run every check and test; the last line counts passed, failed and skipped
     Test(test::Options),
+    /// Print the promised figures, each beside what it is compared with, in one run (root)
+    Bench,
     /// Check the rules of the house that a machine can check
     Tidy,
     /// Build examples/hello as a static binary and pack it as an OCI image layout
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
+        Chore::Bench => bench::run(),
         Chore::Tidy => tidy::run(),
         Chore::Images => images::make(),
         Chore::Hello => hello::pack().map(|layout| println!("{}", layout.display())),

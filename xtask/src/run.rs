@@ -24,6 +24,13 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
+/// A command that runs what is added to it in a network namespace of its own, with nothing but loopback.
+pub fn isolated() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]).current_dir(root());
+    command
+}
+
 /// Runs a command to its end and fails unless it succeeds.
 pub fn succeed(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("{command:?} could not be started"))?;

@@ -75,7 +75,7 @@ fn checks(tally: &mut Tally) {
 
 /// Makes the guest kernel and the images ready that tests with real virtual machines take. What is missing makes those
 /// tests skip by name.
-fn make_ready() -> Result<()> {
+pub fn make_ready() -> Result<()> {
     run::succeed(&mut run::cargo(&["build", "--quiet", "--package", "dunlin"]))?;
     images::make()?;
     let mut setup = Command::new(run::target().join("debug/dunlin"));
@@ -99,8 +99,7 @@ fn scenarios(options: &Options, tally: &mut Tally) -> Result<()> {
     // Built outside: inside the namespace no registry can be reached.
     run::succeed(&mut run::cargo(&["test", "--quiet", "--package", "e2e", "--no-run"]))?;
     let inner = test_command(&["test", "--offline", "--package", "e2e", "--no-fail-fast"], options);
-    let mut isolated = Command::new("unshare");
-    isolated.args(["--net", "sh", "-c", "ip link set lo up && exec \"$@\"", "sh"]);
+    let mut isolated = run::isolated();
     isolated.arg(inner.get_program()).args(inner.get_args()).arg("--test-threads=1").current_dir(run::root());
     suite("scenarios", isolated, tally)
 }
