@@ -9,9 +9,9 @@ use std::{
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 
-/// Makes the data directory if it is missing and takes it for this process until the answer is dropped.
+/// Makes the data directory if it is missing, closed to other users, and takes it for this process until the answer is dropped.
 pub fn take(data: &Path) -> Result<File> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(data);
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
     made.with_context(|| format!("the data directory {} cannot be made", data.display()))?;
     let path = data.join("dunlin.lock");
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
