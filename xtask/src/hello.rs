@@ -38,7 +38,8 @@ pub fn write_image(layout: &Path, config: &Value, layers: &[Value]) -> Result<()
         "config": config,
         "layers": layers,
     });
-    let manifest = blob(layout, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)?;
+    let mut manifest = blob(layout, "application/vnd.oci.image.manifest.v1+json", &serde_json::to_vec(&manifest)?)?;
+    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "latest"});
     let index = json!({"schemaVersion": 2, "manifests": [manifest]});
     fs::write(layout.join("index.json"), serde_json::to_vec(&index)?)?;
     fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;

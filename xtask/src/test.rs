@@ -108,7 +108,11 @@ fn test_command(arguments: &[&str], options: &Options) -> Command {
     let mut command = run::cargo(arguments);
     command.args(["--", "--show-output"]).args(&options.filter);
     command.env("DUNLIN_TEST_KERNEL_DIR", data().join("kernel/pkg"));
-    command.env("DUNLIN_PARITY_LAYOUTS", images::directory().join("nginx"));
+    let layouts = images::NAMES.map(|name| images::directory().join(name));
+    let made = layouts.iter().filter(|layout| layout.is_dir());
+    if let Ok(layouts) = std::env::join_paths(made) {
+        command.env("DUNLIN_PARITY_LAYOUTS", layouts);
+    }
     command
 }
 

@@ -38,7 +38,9 @@ async fn real_images_flatten_as_umoci_flattens_them() {
         return skipped(reason);
     }
     for directory in std::env::split_paths(&layouts) {
-        for (tag, _) in layout::Layout::at(&directory).images() {
+        let images = layout::Layout::at(&directory).images();
+        assert!(!images.is_empty(), "{} names no image by a tag", directory.display());
+        for (tag, _) in images {
             let entries = parity::assert_equal(&directory, &tag).await;
             println!("{}:{tag}: {entries} entries are equal", directory.display());
         }
