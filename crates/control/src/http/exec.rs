@@ -27,6 +27,9 @@ use tokio::{
 use super::extract::{Body, MachineInPath, OnMachine};
 use crate::{Control, error::Error};
 
+/// How long a client may take to close a connection whose command has ended.
+const CLOSING: Duration = Duration::from_secs(5);
+
 /// Runs a command to its end.
 #[utoipa::path(
     post, path = "/v1/apps/{app}/machines/{machine_id}/exec", tag = "machines",
@@ -69,6 +72,7 @@ async fn serve(control: Arc<Control>, on: OnMachine, mut socket: WebSocket) {
         Err(reason) => {
             let _ = socket.send(frame(&ExecFrame::Failed { reason })).await;
             let _ = socket.send(Message::Close(None)).await;
+            let _ = timeout(CLOSING, async { while let Some(Ok(_)) = socket.recv().await {} }).await;
         }
     }
 }
@@ -113,9 +117,12 @@ async fn bridge(socket: WebSocket, session: ExecSession) {
             }
         }
     };
+    tokio::pin!(up);
     tokio::select! {
-        () = up => {}
-        () = down => {}
+        () = &mut up => {}
+        // What the client has sent meanwhile is still taken: a connection that is dropped with unread bytes is reset,
+        // and the client would lose the end of what the command said, its status with it.
+        () = down => drop(timeout(CLOSING, up).await),
     }
 }
 
