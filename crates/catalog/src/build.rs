@@ -98,7 +98,7 @@ fn app_route(name: AppName, machines: Vec<Arc<MachineRoute>>, left_out: &mut Qua
 /// A machine's wish for one public port.
 struct Claim {
     handling: Handling,
-    port: Port,
+    port: Arc<Port>,
     backend: Backend,
 }
 
@@ -118,8 +118,9 @@ fn claims_of(machine: &Arc<MachineRoute>, left_out: &mut Quarantine) -> BTreeMap
                     continue;
                 }
             };
+            let port = Arc::new(port.clone());
             for number in range.take(MAX_PORTS_PER_MACHINE + 1) {
-                if let Err(reason) = add_claim(&mut claims, number, machine, service, port) {
+                if let Err(reason) = add_claim(&mut claims, number, machine, service, &port) {
                     left_out.machine(machine, reason);
                 }
             }
@@ -143,7 +144,7 @@ fn add_claim(
     number: u16,
     machine: &Arc<MachineRoute>,
     service: &Service,
-    port: &Port,
+    port: &Arc<Port>,
 ) -> Result<(), String> {
     let handling = handling(number, &port.handlers)?;
     if claims.len() >= MAX_PORTS_PER_MACHINE {
@@ -186,8 +187,7 @@ fn port_route(claims: Vec<Claim>) -> PortRoute {
     let newest = newest.expect("a port is only known by a claim");
     PortRoute {
         handling: newest.handling,
-        force_https: newest.port.force_https,
-        tls: newest.port.tls_options.clone().unwrap_or_default(),
+        options: newest.port.clone(),
         backends: claims.into_iter().map(|claim| claim.backend).collect(),
     }
 }

@@ -55,7 +55,7 @@ fn every_machine_with_a_port_stands_behind_it_and_the_newest_version_says_how() 
     new.services[0].ports[1].http_options = Some(HttpOptions { h2_backend: true, ..HttpOptions::default() });
     let snapshot = Snapshot::of_rows(3, [new, old]);
     let shop = snapshot.app("shop").unwrap();
-    assert!(shop.ports[&80].force_https);
+    assert!(shop.ports[&80].options.force_https);
     assert_eq!(shop.ports[&443].handling, Handling::TlsHttp);
     assert_eq!(shop.ports[&443].backends.iter().map(|backend| backend.h2).collect::<Vec<_>>(), [false, true]);
     assert_eq!(shop.ports[&80].backends[0].soft_limit, 20);

@@ -7,7 +7,7 @@ use std::{
 
 use model::{
     AppName, MachineId, NetworkId, OrgSlug,
-    machine::{ConcurrencyKind, TlsOptions},
+    machine::{ConcurrencyKind, Port},
 };
 
 use crate::MachineRoute;
@@ -74,10 +74,8 @@ pub enum Handling {
 pub struct PortRoute {
     /// What is done to a connection.
     pub handling: Handling,
-    /// Plain HTTP is answered with a redirect to HTTPS.
-    pub force_https: bool,
-    /// TLS options.
-    pub tls: TlsOptions,
+    /// The options of the port.
+    pub options: Arc<Port>,
     /// The machines that have this port, oldest first.
     pub backends: Vec<Backend>,
 }

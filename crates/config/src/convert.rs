@@ -64,6 +64,7 @@ impl AppConfig {
             services: self.group_services(group),
             checks: self.group_checks(group),
             files: self.group_files(group)?,
+            statics: self.statics.clone(),
             mounts: self.of_group(&self.mounts, group).cloned().collect(),
             restart: self.of_group(&self.restart, group).next().cloned().unwrap_or_default(),
             stop_config: StopConfig {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use model::{
     AppName, GoDuration, Region,
-    machine::{Check, Guest, Init, Mount, Restart, Service},
+    machine::{Check, Guest, Init, Mount, Restart, Service, Static},
 };
 use serde::Serialize;
 use serde_json::Value;
@@ -62,6 +62,8 @@ pub struct AppConfig {
     pub checks: BTreeMap<String, Scoped<Check>>,
     /// Files written into the machines.
     pub files: Vec<Scoped<FileSection>>,
+    /// Directories of the guest that are served without the program.
+    pub statics: Vec<Static>,
     /// What to do when the program ends by itself.
     pub restart: Vec<Scoped<Restart>>,
     /// Sizes of virtual machines.
@@ -138,6 +140,7 @@ fn read<'t>(source: &'t Source<'t>, tree: &'t DeTable<'t>) -> AppConfig {
         http_service: service::http_service(&top, &groups),
         services: service::services(&top, &groups),
         files: storage::files(&top, &groups),
+        statics: storage::statics(&top),
         restart: compute::restart(&top, &groups),
         vm: compute::vm(&top, &groups),
         init: top.get("experimental").and_then(|field| field.section()).map(compute::experimental).unwrap_or_default(),

@@ -18,6 +18,7 @@ mod deploy;
 mod diagnostic;
 mod document;
 pub mod edit;
+mod http_options;
 mod processes;
 mod read;
 mod render;

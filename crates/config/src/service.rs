@@ -1,12 +1,14 @@
 //! What the edge offers to the outside: `[http_service]`, `[[services]]`.
 
 use model::machine::{
-    AutoStop, CheckKind, Concurrency, ConcurrencyKind, Handler, HttpOptions, Port, Protocol, Service, TlsOptions,
+    AutoStop, CheckKind, Concurrency, ConcurrencyKind, Handler, Port, Protocol, ProxyProtoOptions, ProxyProtoVersion,
+    Service, TlsOptions,
 };
 
 use crate::{
     check,
     document::Scoped,
+    http_options::http_options,
     processes::Groups,
     read::{BareNumber, Field, Section},
     storage::sections,
@@ -76,7 +78,7 @@ fn common(section: &Section<'_>, groups: &Groups) -> (Vec<String>, Service) {
 const SERVICE: &[unsupported::NotYet] = &[
     ("machine_checks", Without::Less, "no test machine is run during a deploy; health checks are"),
     ("force_instance_key", Without::Less, "every machine of the service gets requests"),
-    ("proxy_proto_options", Without::Less, "the app gets no PROXY protocol header"),
+    ("proxy_proto_options", Without::Broken, "write it under the [[services.ports]] whose handlers name `proxy_proto`"),
 ];
 
 /// Idle machines keep running in this version, so every answer but `off` is told.
@@ -119,6 +121,10 @@ fn port(section: Section<'_>) -> Port {
         force_https: section.get("force_https").and_then(|field| field.boolean()).unwrap_or_default(),
         tls_options: section.get("tls_options").and_then(|field| field.section()).map(tls_options),
         http_options: section.get("http_options").and_then(|field| field.section()).map(http_options),
+        proxy_proto_options: section
+            .get("proxy_proto_options")
+            .and_then(|field| field.section())
+            .map(proxy_proto_options),
         ..Port::default()
     };
     check_numbers(&section, &port);
@@ -126,7 +132,6 @@ fn port(section: Section<'_>) -> Port {
     if port.force_https && port.handlers != [Handler::Http] {
         section.error("`force_https` needs the handler `http` alone", "use `handlers = [\"http\"]` on this port");
     }
-    unsupported::note(&section, &[("proxy_proto_options", Without::Broken, "the app gets no PROXY protocol header")]);
     section.finish();
     port
 }
@@ -151,8 +156,8 @@ fn handlers(field: &Field<'_>) -> Vec<Handler> {
     let words = [
         ("http", Some(Handler::Http)),
         ("tls", Some(Handler::Tls)),
-        ("pg_tls", None),
-        ("proxy_proto", None),
+        ("pg_tls", Some(Handler::PgTls)),
+        ("proxy_proto", Some(Handler::ProxyProto)),
         ("edge_http", None),
     ];
     let mut handlers = Vec::new();
@@ -161,7 +166,7 @@ fn handlers(field: &Field<'_>) -> Vec<Handler> {
             Some(Some(handler)) => handlers.push(handler),
             Some(None) => {
                 let name = item.string().unwrap_or_default();
-                item.bad(format!("handler `{name}` is not supported yet"), "use `http`, `tls`, both, or none");
+                item.bad(format!("handler `{name}` is not known any more"), "use `http`");
             }
             None => {}
         }
@@ -187,16 +192,16 @@ fn tls_options(section: Section<'_>) -> TlsOptions {
         .map(str::to_owned)
         .collect();
     let alpn = section.get("alpn").and_then(|field| field.strings()).unwrap_or_default();
-    unsupported::note(&section, &[("default_self_signed", Without::Less, "the platform's own certificates are used")]);
+    let default_self_signed = section.get("default_self_signed").and_then(|field| field.boolean()).unwrap_or_default();
     section.finish();
-    TlsOptions { alpn, versions, ..TlsOptions::default() }
+    TlsOptions { alpn, versions, default_self_signed, ..TlsOptions::default() }
 }
 
-fn http_options(section: Section<'_>) -> HttpOptions {
-    let h2_backend = section.get("h2_backend").and_then(|field| field.boolean()).unwrap_or_default();
-    unsupported::note(&section, unsupported::HTTP_OPTIONS);
+fn proxy_proto_options(section: Section<'_>) -> ProxyProtoOptions {
+    let versions = [("v1", ProxyProtoVersion::V1), ("v2", ProxyProtoVersion::V2)];
+    let version = section.get("version").and_then(|field| field.word(&versions)).unwrap_or_default();
     section.finish();
-    HttpOptions { h2_backend, ..HttpOptions::default() }
+    ProxyProtoOptions { version, ..ProxyProtoOptions::default() }
 }
 
 /// Reads `concurrency`: a table, or the older text `"soft,hard"`, which counts requests.

@@ -1,6 +1,6 @@
-//! What a machine finds on its disks: `[[mounts]]`, `[[files]]`.
+//! What a machine finds on its disks, and what of them is served: `[[mounts]]`, `[[files]]`, `[[statics]]`.
 
-use model::machine::Mount;
+use model::machine::{Mount, Static};
 use serde::Serialize;
 
 use crate::{
@@ -54,6 +54,54 @@ fn mount(section: Section<'_>, groups: &Groups) -> Option<Scoped<Mount>> {
     section.finish();
     let value = Mount { name: name?, path: path?, size_gb, ..Mount::default() };
     Some(Scoped { processes, value })
+}
+
+/// How many directories an app may have served.
+const MAX_STATICS: usize = 10;
+
+/// Reads `[[statics]]`. No prefix of a URL may hold another: a request would have two answers.
+pub(crate) fn statics(top: &Section<'_>) -> Vec<Static> {
+    let mut statics: Vec<Static> = Vec::new();
+    for section in sections(top, &["statics"]) {
+        let name = section.name();
+        let at = section.get("url_prefix");
+        let Some(files) = static_files(section) else { continue };
+        let overlaps = |other: &&Static| {
+            holds(&other.url_prefix, &files.url_prefix) || holds(&files.url_prefix, &other.url_prefix)
+        };
+        if let (Some(other), Some(at)) = (statics.iter().find(overlaps), &at) {
+            let message = format!("url_prefix {:?} overlaps with {:?}", files.url_prefix, other.url_prefix);
+            at.bad(message, "give each directory a prefix of its own");
+        } else if let (MAX_STATICS, Some(at)) = (statics.len(), &at) {
+            at.bad(format!("{name} is one too many"), "an app may have 10 directories served");
+        } else {
+            statics.push(files);
+        }
+    }
+    statics
+}
+
+/// Whether every path below `inner` is also below `outer`.
+fn holds(outer: &str, inner: &str) -> bool {
+    let rest = inner.strip_prefix(outer.trim_end_matches('/'));
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn static_files(section: Section<'_>) -> Option<Static> {
+    let path = section.need("guest_path", "add `guest_path = \"/app/public\"`").and_then(|field| guest_path(&field));
+    let prefix = section.need("url_prefix", "add `url_prefix = \"/public\"`").and_then(|field| url_prefix(&field));
+    unsupported::note(&section, unsupported::STATICS);
+    section.finish();
+    Some(Static { guest_path: path?, url_prefix: prefix?, ..Static::default() })
+}
+
+fn url_prefix(field: &Field<'_>) -> Option<String> {
+    let prefix = field.string()?;
+    if !prefix.starts_with('/') || prefix.contains(['?', '#', '\\']) || prefix.split('/').any(|part| part == "..") {
+        field.bad(format!("{prefix:?} is not the beginning of a URL's path"), "write it as in \"/public\"");
+        return None;
+    }
+    Some(prefix)
 }
 
 fn volume_name(field: &Field<'_>) -> Option<String> {

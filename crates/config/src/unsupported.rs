@@ -43,7 +43,6 @@ pub(crate) const TOP: &[NotYet] = &[
     ("container", Broken, "machines of several containers cannot be run; deploy one image"),
     ("machine_config", Broken, "write the configuration in this file instead"),
     ("machine_checks", Less, "no test machine is run during a deploy; health checks are"),
-    ("statics", Less, "the app itself gets these requests, so it must serve the files"),
     ("metrics", Less, "the app's metrics are not collected"),
     ("metric", Less, "the app's metrics are not collected"),
     ("console", Less, "there is no console yet; `dunlin machine exec -t` opens a shell"),
@@ -77,6 +76,12 @@ pub(crate) const DEPLOY: &[NotYet] = &[
     ("release_command_compute", Less, "there is no release command yet"),
 ];
 
+/// In `[[statics]]`.
+pub(crate) const STATICS: &[NotYet] = &[
+    ("tigris_bucket", Broken, "object storage is not served from; give `guest_path` with the files in the image"),
+    ("index_document", Less, "only files that are asked for by their own name are served"),
+];
+
 /// In a mount.
 pub(crate) const MOUNT: &[NotYet] = &[
     ("snapshot_retention", Less, "no snapshots of the volume are made; back it up yourself"),
@@ -84,15 +89,6 @@ pub(crate) const MOUNT: &[NotYet] = &[
     ("auto_extend_size_threshold", Less, "the volume keeps its size"),
     ("auto_extend_size_increment", Less, "the volume keeps its size"),
     ("auto_extend_size_limit", Less, "the volume keeps its size"),
-];
-
-/// In a service's HTTP options.
-pub(crate) const HTTP_OPTIONS: &[NotYet] = &[
-    ("compress", Less, "answers pass as the app sends them"),
-    ("response", Less, "answers pass as the app sends them"),
-    ("idle_timeout", Less, "the proxy's own limits hold"),
-    ("headers_read_timeout", Less, "the proxy's own limits hold"),
-    ("replay_cache", Less, "every request is routed anew"),
 ];
 
 /// In a health check.

@@ -89,13 +89,12 @@ console_command = "/bin/sh"
 internal_port = 8080
 auto_stop_machines = "suspend"
 auto_start_machines = true
-[http_service.http_options]
-compress = true
 [deploy]
 strategy = "bluegreen"
 [[statics]]
 guest_path = "/a"
 url_prefix = "/"
+index_document = "index.html"
 [metrics]
 port = 9090
 path = "/metrics"
@@ -113,12 +112,11 @@ enable_consul = true
             "3 warning console_command",
             "6 warning http_service.auto_stop_machines",
             "7 warning http_service.auto_start_machines",
-            "9 warning http_service.http_options.compress",
-            "11 warning deploy.strategy",
-            "12 warning statics",
-            "15 warning metrics",
-            "21 warning mounts.snapshot_retention",
-            "23 warning experimental.enable_consul",
+            "9 warning deploy.strategy",
+            "13 warning statics[0].index_document",
+            "14 warning metrics",
+            "20 warning mounts.snapshot_retention",
+            "22 warning experimental.enable_consul",
         ]
     );
 }
@@ -131,7 +129,7 @@ protocol = "udp"
 internal_port = 53
 [[services.ports]]
 port = 53
-handlers = ["proxy_proto"]
+handlers = ["edge_http"]
 [[vm]]
 gpu_kind = "a10"
 [checks.alive]
@@ -147,6 +145,50 @@ protocol = "https"
             "7 error services[0].ports[0].handlers[0]",
             "9 error vm[0].gpu_kind",
             "13 error checks.alive.protocol",
+        ]
+    );
+}
+
+#[test]
+fn http_options_and_statics_are_checked_where_they_stand() {
+    let text = r#"[http_service]
+internal_port = 8080
+[http_service.http_options]
+compress = true
+idle_timeout = 0
+[http_service.http_options.response.headers]
+X-A = "1"
+X-B = ["1", "2"]
+Server = false
+X-C = true
+"X D" = "1"
+X-E = "a\nb"
+[[http_service.http_options.replay_cache]]
+path_prefix = "tenants"
+ttl_seconds = 5
+type = "cookie"
+name = "session"
+[[statics]]
+guest_path = "/app/public"
+url_prefix = "/public"
+[[statics]]
+guest_path = "/app/public/css"
+url_prefix = "/public/css"
+[[statics]]
+guest_path = "app"
+url_prefix = "/publicity"
+"#;
+    assert_eq!(
+        brief(text),
+        [
+            "5 error http_service.http_options.idle_timeout",
+            "10 error http_service.http_options.response.headers.X-C",
+            "11 error http_service.http_options.response.headers.X D",
+            "12 error http_service.http_options.response.headers.X-E",
+            "14 error http_service.http_options.replay_cache[0].path_prefix",
+            "15 error http_service.http_options.replay_cache[0].ttl_seconds",
+            "23 error statics[1].url_prefix",
+            "25 error statics[2].guest_path",
         ]
     );
 }

@@ -37,5 +37,6 @@ mod websocket;
 
 pub use edge::Edge;
 pub use error::EdgeError;
+pub use http::InboundBody;
 pub use options::{Bounds, EdgeOptions, PlatformHost};
 pub use refusal::{Fault, Refusal};

@@ -13,9 +13,11 @@ use api::internal::LogSink;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
+
+use crate::http::InboundBody;
 
 /// An error of any kind, as bodies carry it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -99,13 +101,13 @@ type PlatformAnswer = Response<UnsyncBoxBody<Bytes, BoxError>>;
 
 /// A service of the platform itself, answered inside this process.
 #[derive(Clone)]
-pub struct PlatformHost(Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, PlatformAnswer> + Send + Sync>);
+pub struct PlatformHost(Arc<dyn Fn(Request<InboundBody>) -> BoxFuture<'static, PlatformAnswer> + Send + Sync>);
 
 impl PlatformHost {
     /// Answers with a tower service, such as an `axum::Router`.
     pub fn new<S, B>(service: S) -> Self
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Request<InboundBody>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
         B: hyper::body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -116,7 +118,7 @@ impl PlatformHost {
         }))
     }
 
-    pub(crate) fn answer(&self, request: Request<Incoming>) -> BoxFuture<'static, PlatformAnswer> {
+    pub(crate) fn answer(&self, request: Request<InboundBody>) -> BoxFuture<'static, PlatformAnswer> {
         self.0(request)
     }
 }

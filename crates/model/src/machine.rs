@@ -6,8 +6,9 @@ pub mod spec;
 pub mod state;
 
 pub use config::{
-    AutoStop, Check, CheckKind, Concurrency, ConcurrencyKind, CpuKind, FileSpec, Guest, Handler, HttpOptions, Init,
-    MachineConfig, Mount, Port, Protocol, Restart, RestartPolicy, Service, StopConfig, TlsOptions,
+    AutoStop, Check, CheckKind, Concurrency, ConcurrencyKind, CpuKind, FileSpec, Guest, Handler, HeaderEdit,
+    HttpOptions, Init, MachineConfig, Mount, Port, Protocol, ProxyProtoOptions, ProxyProtoVersion, ReplayCache,
+    ResponseOptions, Restart, RestartPolicy, Service, SessionKind, Static, StopConfig, TlsOptions,
 };
 pub use event::{CheckState, CheckStatus, Event, ExitEvent};
 pub use spec::{Isolation, MachineSpec, Observed, SealedSecrets};

@@ -18,8 +18,8 @@ use axum::{
 };
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
-use edge::{Bounds, Edge, EdgeOptions, PlatformHost};
-use hyper::{Request, body::Incoming};
+use edge::{Bounds, Edge, EdgeOptions, InboundBody, PlatformHost};
+use hyper::Request;
 use images::{Images, ImagesOptions};
 use kit::{report::Report, seal::SealingKey};
 use logs::{Logs, Retention};
@@ -268,7 +268,7 @@ impl SharedRouter {
         let _ = self.0.set(router);
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response, Infallible> {
+    async fn answer(self, request: Request<InboundBody>) -> Result<Response, Infallible> {
         match self.0.get() {
             Some(router) => router.clone().oneshot(request).await,
             None => Ok((StatusCode::SERVICE_UNAVAILABLE, "the platform is starting; try again\n").into_response()),

@@ -13,13 +13,14 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use model::AppName;
 
 use super::{
     body::{MachineBody, ResponseBody},
     headers,
     host::Host,
+    inbound::InboundBody,
     page::{self, Format},
     request_id::RequestId,
     serve::{Busy, Client},
@@ -39,7 +40,7 @@ use crate::{
 const MAX_RESENDS: u32 = 2;
 
 /// Answers a request, whatever happens.
-pub async fn answer(context: Arc<Context>, busy: &Busy, request: Request<Incoming>) -> Response<ResponseBody> {
+pub async fn answer(context: Arc<Context>, busy: &Busy, request: Request<InboundBody>) -> Response<ResponseBody> {
     let id = RequestId::new(&context.region);
     let (format, version) = (Format::of(request.headers()), request.version());
     let mut response = match route(&context, busy, &id, request).await {
@@ -61,7 +62,7 @@ async fn route(
     context: &Arc<Context>,
     busy: &Busy,
     id: &RequestId,
-    mut request: Request<Incoming>,
+    mut request: Request<InboundBody>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let client = &busy.0;
     let host = Host::of(request.uri(), request.headers())?;
@@ -113,7 +114,7 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    async fn carry(self, mut request: Request<Incoming>) -> Result<Response<ResponseBody>, Refusal> {
+    async fn carry(self, mut request: Request<InboundBody>) -> Result<Response<ResponseBody>, Refusal> {
         let routing = self.context.routing.load_full();
         let unknown = || Refusal::UnknownHost { host: self.host.name.clone() };
         let app = routing.app(self.app.as_str()).ok_or_else(unknown)?;
@@ -138,7 +139,7 @@ impl Visit<'_> {
             catalog::Handling::Tls | catalog::Handling::Raw => false,
         });
         let offered = offered.ok_or_else(|| Refusal::NotOffered { app: self.app.clone(), port, what })?;
-        if !offered.force_https || client.is_secure() {
+        if !offered.options.force_https || client.is_secure() {
             return Ok(None);
         }
         let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
@@ -146,7 +147,7 @@ impl Visit<'_> {
         Ok(page::redirect(&format!("https://{}{path}", self.host.with_https_port(https_port))))
     }
 
-    fn outgoing(&self, request: Request<Incoming>) -> Request<RequestBody> {
+    fn outgoing(&self, request: Request<InboundBody>) -> Request<RequestBody> {
         match &self.upgrade {
             Some(upgrade) => {
                 let mut request = request.map(|_| RequestBody::default());

@@ -14,7 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use hyper::{
-    body::{Body, Frame, SizeHint},
+    Request,
+    body::{Body, Frame, Incoming, SizeHint},
     service::service_fn,
 };
 use hyper_util::{
@@ -26,7 +27,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{body::ResponseBody, request};
+use super::{InboundBody, body::ResponseBody, request};
 use crate::{Bounds, context::Context, options::BoxError};
 
 /// How long a connection gets to end by itself once it has been asked to.
@@ -96,11 +97,11 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = Arc::new(client);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (context, client) = (context.clone(), client.clone());
         async move {
             let busy = Busy::new(client);
-            let response = request::answer(context, &busy, request).await;
+            let response = request::answer(context, &busy, request.map(InboundBody::from)).await;
             Ok::<_, Infallible>(response.map(|body| ClientBody { body, _busy: busy }))
         }
     });

@@ -6,7 +6,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
     header::{self, HeaderName},
 };
-use hyper::{body::Incoming, ext::Protocol, upgrade::OnUpgrade};
+use hyper::{ext::Protocol, upgrade::OnUpgrade};
 
 use super::headers::has_token;
 
@@ -24,7 +24,7 @@ pub struct Upgrade {
 
 impl Upgrade {
     /// Takes the wish out of a request; a request without one is left as it is.
-    pub fn take(request: &mut Request<Incoming>) -> Option<Self> {
+    pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
         if request.method() == Method::CONNECT {
             let protocol = request.extensions().get::<Protocol>()?;
             if protocol.as_str() != "websocket" {

@@ -68,9 +68,11 @@ fn plan(context: &Context, name: Option<&str>, port: u16) -> (Arc<ServerConfig>,
         Destination::App(app) => {
             let routing = context.routing.load();
             let offered = routing.app(app.as_str()).and_then(|app| app.port(port));
-            match offered.map(|offered| (offered.handling, &offered.tls)) {
-                Some((Handling::Tls, options)) => (certificates.config(options, &[]), Some(Then::Bytes(app))),
-                Some((Handling::TlsHttp, options)) => (certificates.config(options, &HTTP_ALPN), Some(Then::Http)),
+            let none = TlsOptions::default();
+            let options = offered.and_then(|offered| offered.options.tls_options.as_ref()).unwrap_or(&none);
+            match offered.map(|offered| offered.handling) {
+                Some(Handling::Tls) => (certificates.config(options, &[]), Some(Then::Bytes(app))),
+                Some(Handling::TlsHttp) => (certificates.config(options, &HTTP_ALPN), Some(Then::Http)),
                 _ if shared => http(),
                 _ => (certificates.refusing(), None),
             }

@@ -6,19 +6,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
+
+use crate::{http::InboundBody, options::BoxError};
 
 /// A request's body.
 #[derive(Default)]
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    inner: Option<InboundBody>,
     sent: Option<oneshot::Sender<()>>,
 }
 
 impl RequestBody {
     /// A body as it comes from the client.
-    pub fn new(inner: Incoming) -> Self {
+    pub fn new(inner: InboundBody) -> Self {
         Self { inner: Some(inner), sent: None }
     }
 
@@ -32,9 +34,9 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
         if frame.is_none() || self.is_end_stream() {

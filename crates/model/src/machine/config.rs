@@ -45,6 +45,9 @@ pub struct MachineConfig {
     /// Files written into the guest before the program starts.
     #[serde(deserialize_with = "null_as_default")]
     pub files: Vec<FileSpec>,
+    /// Directories of the guest that are served without the program.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub statics: Vec<Static>,
     /// Volumes; one at most.
     #[serde(deserialize_with = "null_as_default")]
     pub mounts: Vec<Mount>,
@@ -235,6 +238,9 @@ pub struct Port {
     /// HTTP options.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http_options: Option<HttpOptions>,
+    /// PROXY protocol options.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_proto_options: Option<ProxyProtoOptions>,
     /// Keys not known to this version.
     #[serde(flatten)]
     #[schema(ignore)]
@@ -251,6 +257,9 @@ pub struct TlsOptions {
     /// Versions to allow: `TLSv1.2`, `TLSv1.3`; empty means both.
     #[serde(deserialize_with = "null_as_default")]
     pub versions: Vec<String>,
+    /// Show a certificate that nobody vouches for where there is no other; else the handshake is refused.
+    #[serde(deserialize_with = "null_as_default")]
+    pub default_self_signed: bool,
     /// Keys not known to this version.
     #[serde(flatten)]
     #[schema(ignore)]
@@ -261,9 +270,133 @@ pub struct TlsOptions {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct HttpOptions {
+    /// Compress answers that the app did not; the edge's own default unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compress: Option<bool>,
+    /// What is changed in the app's answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response: Option<ResponseOptions>,
     /// Speak HTTP/2 with prior knowledge to the app.
     #[serde(deserialize_with = "null_as_default")]
     pub h2_backend: bool,
+    /// Close a client's connection over which nothing has passed for so many seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<u32>,
+    /// How many seconds the header of a request may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_read_timeout: Option<u32>,
+    /// Where a `fly-replay` is remembered for a session.
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
+    pub replay_cache: Vec<ReplayCache>,
+    /// Keys not known to this version.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub other: Other,
+}
+
+/// What is changed in the answers of an app.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct ResponseOptions {
+    /// Header fields to set or to take away, by name.
+    #[serde(deserialize_with = "null_as_default")]
+    #[schema(value_type = BTreeMap<String, Value>)]
+    pub headers: BTreeMap<String, HeaderEdit>,
+    /// Leave `Server`, `Via` and the platform's own fields as the app sent them.
+    #[serde(deserialize_with = "null_as_default")]
+    pub pristine: bool,
+    /// Keys not known to this version.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub other: Other,
+}
+
+/// What happens to a header field of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderEdit {
+    /// It gets these values, one field line each, whatever the app sent. On the wire a text or a list of texts.
+    Set(Vec<String>),
+    /// It is taken away. On the wire `false`.
+    Remove,
+}
+
+impl Serialize for HeaderEdit {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Remove => serializer.serialize_bool(false),
+            Self::Set(values) if values.len() == 1 => serializer.serialize_str(&values[0]),
+            Self::Set(values) => values.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for HeaderEdit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wrong =
+            |value: &Value| serde::de::Error::custom(format!("{value} is not a text, a list of texts or false"));
+        match Value::deserialize(deserializer)? {
+            Value::Bool(false) => Ok(Self::Remove),
+            Value::String(value) => Ok(Self::Set(vec![value])),
+            Value::Array(values) => {
+                let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(|| wrong(value));
+                values.iter().map(text).collect::<Result<_, _>>().map(Self::Set)
+            }
+            other => Err(wrong(&other)),
+        }
+    }
+}
+
+/// What tells one session from another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum SessionKind {
+    /// The value of a cookie.
+    #[default]
+    Cookie,
+    /// The value of a header field.
+    Header,
+}
+
+/// A place in which a `fly-replay` answer is remembered for a session, so that its later requests go straight there.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct ReplayCache {
+    /// Requests whose path begins so; the longest prefix counts.
+    pub path_prefix: String,
+    /// For how many seconds; 10 at least.
+    pub ttl_seconds: u32,
+    /// What tells one session from another.
+    #[serde(rename = "type")]
+    pub kind: SessionKind,
+    /// The name of the cookie or of the field.
+    pub name: String,
+    /// A client may ask to be routed anew, with `fly-replay-cache-control: skip`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub allow_bypass: bool,
+    /// Keys not known to this version.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub other: Other,
+}
+
+/// How a PROXY protocol header is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyProtoVersion {
+    /// As a line of text.
+    #[default]
+    V1,
+    /// In binary.
+    V2,
+}
+
+/// PROXY protocol options of a public port.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct ProxyProtoOptions {
+    /// How the header is written.
+    #[serde(deserialize_with = "null_as_default")]
+    pub version: ProxyProtoVersion,
     /// Keys not known to this version.
     #[serde(flatten)]
     #[schema(ignore)]
@@ -376,6 +509,20 @@ pub struct FileSpec {
     pub other: Other,
 }
 
+/// A directory of the guest whose files are served without the program; what it does not hold, the program answers.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct Static {
+    /// The directory: an absolute path.
+    pub guest_path: String,
+    /// What the paths of its URLs begin with.
+    pub url_prefix: String,
+    /// Keys not known to this version.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub other: Other,
+}
+
 /// A volume in the guest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
@@ -444,7 +591,7 @@ pub struct StopConfig {
 
 impl MachineConfig {
     /// The paths of the keys that were given but have no effect in this version, such as
-    /// `services[0].ports[1].proxy_proto_options`. Keys that say nothing (`null`, `false`, `0`, empty) are left out.
+    /// `services[0].ports[1].http_options.cache`. Keys that say nothing (`null`, `false`, `0`, empty) are left out.
     pub fn unsupported(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut note = |path: String, other: &Other| {
@@ -465,6 +612,9 @@ impl MachineConfig {
         for (index, mount) in self.mounts.iter().enumerate() {
             note(format!("mounts[{index}]"), &mount.other);
         }
+        for (index, files) in self.statics.iter().enumerate() {
+            note(format!("statics[{index}]"), &files.other);
+        }
         for (index, service) in self.services.iter().enumerate() {
             let at = format!("services[{index}]");
             note(at.clone(), &service.other);
@@ -475,17 +625,28 @@ impl MachineConfig {
             for (index, port) in service.ports.iter().enumerate() {
                 let at = format!("{at}.ports[{index}]");
                 note(at.clone(), &port.other);
-                for (key, other) in [
-                    ("tls_options", port.tls_options.as_ref().map(|options| &options.other)),
-                    ("http_options", port.http_options.as_ref().map(|options| &options.other)),
-                ] {
-                    if let Some(other) = other {
-                        note(format!("{at}.{key}"), other);
-                    }
+                for (key, other) in port.others() {
+                    note(format!("{at}.{key}"), other);
                 }
             }
         }
         found
+    }
+}
+
+impl Port {
+    /// The unknown keys of its tables, each with the table's path.
+    fn others(&self) -> Vec<(&'static str, &Other)> {
+        let http = self.http_options.as_ref();
+        let mut others = Vec::new();
+        others.extend(self.tls_options.as_ref().map(|options| ("tls_options", &options.other)));
+        others.extend(self.proxy_proto_options.as_ref().map(|options| ("proxy_proto_options", &options.other)));
+        others.extend(http.map(|options| ("http_options", &options.other)));
+        let response = http.and_then(|options| options.response.as_ref());
+        others.extend(response.map(|response| ("http_options.response", &response.other)));
+        let caches = http.map(|options| options.replay_cache.as_slice()).unwrap_or_default();
+        others.extend(caches.iter().map(|cache| ("http_options.replay_cache", &cache.other)));
+        others
     }
 }
 
@@ -521,10 +682,32 @@ mod tests {
             "standbys": [],
             "guest": {"cpus": 1, "memory_mb": 256, "gpu_kind": "a10", "gpus": 0},
             "services": [{"internal_port": 80, "force_instance_key": null,
-                          "ports": [{"port": 80, "proxy_proto_options": {"version": "v2"}}]}],
+                          "ports": [{"port": 80, "proxy_proto_options": {"version": "v2", "tlvs": [5]},
+                                     "http_options": {"response": {"pristine": true, "body": "b"}}}]}],
         }))
         .unwrap();
-        assert_eq!(config.unsupported(), ["schedule", "guest.gpu_kind", "services[0].ports[0].proxy_proto_options"]);
+        let port = "services[0].ports[0]";
+        let unknown = [
+            "schedule".to_owned(),
+            "guest.gpu_kind".to_owned(),
+            format!("{port}.proxy_proto_options.tlvs"),
+            format!("{port}.http_options.response.body"),
+        ];
+        assert_eq!(config.unsupported(), unknown);
+    }
+
+    #[test]
+    fn an_edit_of_a_field_is_a_text_a_list_or_false() {
+        let edits: BTreeMap<String, HeaderEdit> =
+            serde_json::from_str(r#"{"a": "1", "b": ["1", "2"], "c": false}"#).unwrap();
+        let set = |values: &[&str]| HeaderEdit::Set(values.iter().map(|value| (*value).to_owned()).collect());
+        assert_eq!(edits["a"], set(&["1"]));
+        assert_eq!(edits["b"], set(&["1", "2"]));
+        assert_eq!(edits["c"], HeaderEdit::Remove);
+        assert_eq!(serde_json::to_string(&edits).unwrap(), r#"{"a":"1","b":["1","2"],"c":false}"#);
+        for wrong in ["true", "1", "[1]", "{}"] {
+            assert!(serde_json::from_str::<HeaderEdit>(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

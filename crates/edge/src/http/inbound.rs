@@ -1,0 +1,46 @@
+//! A request's body on its way in, whatever it came by.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use crate::options::BoxError;
+
+/// A request's body as it comes from a client.
+pub enum InboundBody {
+    /// Over HTTP/1 or HTTP/2.
+    Stream(Incoming),
+}
+
+impl From<Incoming> for InboundBody {
+    fn from(body: Incoming) -> Self {
+        Self::Stream(body)
+    }
+}
+
+impl Body for InboundBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
