@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bounds, PlatformHost, journal::Journal, listen::Admission, routing::Routing, tls::Certificates, upstream::Dialer,
+    Bounds, PlatformHost, http::Compressor, journal::Journal, listen::Admission, routing::Routing, tls::Certificates,
+    upstream::Dialer,
 };
 
 /// What every connection shares.
@@ -30,6 +31,8 @@ pub struct Context {
     pub journal: Journal,
     /// Opens connections to machines.
     pub dialer: Dialer,
+    /// Compresses answers.
+    pub compressor: Compressor,
     /// Proves who we are to clients.
     pub certificates: Certificates,
     /// Speaks HTTP with clients.

@@ -138,6 +138,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         routed: watch::Sender::new(0),
         journal: Journal::new(options.logs.clone(), options.region.clone()),
         dialer: Dialer::new(&options.bounds, tasks.clone(), stopping.clone()),
+        compressor: http::Compressor::default(),
         certificates,
         server: http::server(&options.bounds),
         admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),

@@ -43,6 +43,12 @@ pub enum Refusal {
         /// What is wrong.
         reason: &'static str,
     },
+    /// The request's target is not one that an app can answer to.
+    #[error("the target of the request makes no sense: {reason}")]
+    BadTarget {
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// The app offers nothing on this port in this way.
     #[error("{app} offers no {what} on port {port}")]
     NotOffered {
@@ -174,6 +180,7 @@ impl Refusal {
             Self::Connect => "PH04",
             Self::Misdirected { .. } => "PH05",
             Self::ClientGone { .. } => "PH06",
+            Self::BadTarget { .. } => "PH07",
             Self::NoMachine { .. } => "PR01",
             Self::Exhausted { .. } => "PR03",
             Self::NotReady { .. } => "PR04",
@@ -193,7 +200,7 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::UnknownHost { .. } | Self::NotOffered { .. } => StatusCode::NOT_FOUND,
-            Self::BadHost { .. } | Self::ClientGone { .. } => StatusCode::BAD_REQUEST,
+            Self::BadHost { .. } | Self::BadTarget { .. } | Self::ClientGone { .. } => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -208,7 +215,7 @@ impl Refusal {
     pub fn fault(&self) -> Fault {
         match self {
             Self::UnknownHost { .. } | Self::BadHost { .. } | Self::Connect => Fault::Client,
-            Self::Misdirected { .. } | Self::ClientGone { .. } => Fault::Client,
+            Self::Misdirected { .. } | Self::BadTarget { .. } | Self::ClientGone { .. } => Fault::Client,
             Self::Unreachable { .. } => Fault::Platform,
             Self::Exhausted { last, .. } => last.fault(),
             _ => Fault::App,
@@ -222,6 +229,7 @@ impl Refusal {
                 "Check the address. `dunlin apps list` shows the apps, `dunlin deploy` makes one."
             }
             Self::BadHost { .. } => "Send one Host field (or :authority) with a host name.",
+            Self::BadTarget { .. } => "Send a path that begins with `/`, or `*` with OPTIONS.",
             Self::NotOffered { .. } => "Add the port to [http_service] or [[services]] in fly.toml and deploy again.",
             Self::Connect => "Send the request to the app's own address.",
             Self::Misdirected { .. } => "Open another connection for the other host.",
@@ -251,7 +259,7 @@ impl Refusal {
 
     /// Whether nothing that follows on the connection can be trusted to be a request.
     pub(crate) fn ends_connection(&self) -> bool {
-        matches!(self, Self::BadHost { .. } | Self::Connect)
+        matches!(self, Self::BadHost { .. } | Self::BadTarget { .. } | Self::Connect)
     }
 
     /// The machine it happened at.

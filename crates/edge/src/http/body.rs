@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body_util::{Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::{compress::Compressed, headers};
 use crate::{
     Refusal,
     context::Context as Shared,
@@ -22,6 +23,8 @@ use crate::{
 pub enum ResponseBody {
     /// It comes from a machine.
     Machine(MachineBody),
+    /// It comes from a machine and is compressed on its way.
+    Compressed(Box<Compressed<MachineBody>>),
     /// It comes from the platform's own services.
     Platform(UnsyncBoxBody<Bytes, BoxError>),
     /// It is here.
@@ -89,7 +92,10 @@ impl Body for MachineBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()).and_then(Frame::trailers_mut) {
+            headers::clean_trailers(trailers);
+        }
         match &frame {
             None => self.complete(),
             Some(Err(error)) => self.broke_off(error),
@@ -115,6 +121,7 @@ impl Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Machine(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Compressed(body) => Pin::new(body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx),
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
         }
@@ -123,6 +130,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Machine(body) => body.is_end_stream(),
+            Self::Compressed(body) => body.is_end_stream(),
             Self::Platform(body) => body.is_end_stream(),
             Self::Whole(body) => body.is_end_stream(),
         }
@@ -131,6 +139,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Machine(body) => body.size_hint(),
+            Self::Compressed(body) => body.size_hint(),
             Self::Platform(body) => body.size_hint(),
             Self::Whole(body) => body.size_hint(),
         }

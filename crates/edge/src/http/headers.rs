@@ -21,22 +21,63 @@ const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_SSL: HeaderName = HeaderName::from_static("x-forwarded-ssl");
 
-/// Fields that only the platform may set. A client's are dropped.
-const OURS: [&str; 14] = [
-    "fly-client-ip",
-    "fly-forwarded-port",
-    "fly-region",
-    "fly-request-id",
-    "fly-replay-src",
-    "fly-replay-failed",
-    "fly-replay-cache-status",
-    "fly-preferred-instance-unavailable",
+/// Fields beside `fly-*` and `dunlin-*` that only the platform may set: each tells an app where a request came from. A
+/// client's are dropped, so that those that are there are true.
+const OURS: [&str; 11] = [
+    "forwarded",
+    "front-end-https",
     "x-forwarded-host",
     "x-forwarded-port",
     "x-forwarded-proto",
     "x-forwarded-protocol",
+    "x-forwarded-scheme",
+    "x-forwarded-server",
     "x-forwarded-ssl",
     "x-real-ip",
+    "x-url-scheme",
+];
+
+/// By these a client may say which machine it wants.
+const CLIENTS: [&str; 5] = [
+    "fly-force-instance-id",
+    "fly-force-region",
+    "fly-prefer-instance-id",
+    "fly-prefer-region",
+    "fly-replay-cache-control",
+];
+
+/// Fields that belong to one connection, beside those that the Connection field lists (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields that frame, route or authorize a message: after its content they would come too late to be true (RFC 9110,
+/// 6.5.1).
+const NEVER_TRAILERS: [&str; 16] = [
+    "age",
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "expect",
+    "host",
+    "max-forwards",
+    "range",
+    "set-cookie",
+    "trailer",
+    "www-authenticate",
+    "x-forwarded-for",
 ];
 
 /// Makes a client's fields those that a machine gets, with the Host field always there.
@@ -66,8 +107,22 @@ pub fn to_machine(
 }
 
 /// Makes a machine's fields those that the client gets.
-pub fn to_client(headers: &mut HeaderMap, version: Version) {
+pub fn to_client(headers: &mut HeaderMap) {
     drop_hop_by_hop(headers);
+    headers.remove(header::TE);
+}
+
+/// Makes a client's trailers those that a machine gets, and a machine's those that the client gets: some servers mix
+/// them with the header, so what must not be forged there must not be forged here.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    drop_hop_by_hop(trailers);
+    drop_forgeries(trailers);
+    NEVER_TRAILERS.iter().for_each(|name| drop(trailers.remove(*name)));
+    trailers.remove(header::TE);
+}
+
+/// Says that the answer came through us, and in which version of HTTP the machine gave it.
+pub fn pass_on(headers: &mut HeaderMap, version: Version) {
     append(headers, header::VIA, via(version));
 }
 
@@ -110,12 +165,7 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    for name in [header::TE, header::TRANSFER_ENCODING, header::UPGRADE, header::PROXY_AUTHENTICATE] {
-        headers.remove(name);
-    }
-    for name in ["keep-alive", "proxy-connection", "http2-settings"] {
-        headers.remove(name);
-    }
+    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(*name)));
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -126,15 +176,20 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     [header::CONTENT_LENGTH, header::HOST, header::CONTENT_TYPE, header::COOKIE, header::AUTHORIZATION].contains(name)
 }
 
+/// Many app servers cannot tell `Fly_Client_IP` from `Fly-Client-IP`, and some take any sign for a dash, so a name is
+/// looked at as they see it.
 fn drop_forgeries(headers: &mut HeaderMap) {
-    let forged = |name: &str| {
-        let dashed = name.replace('_', "-");
-        OURS.contains(&dashed.as_str()) || (dashed != name && dashed == "x-forwarded-for")
-    };
-    let forgeries: Vec<HeaderName> = headers.keys().filter(|name| forged(name.as_str())).cloned().collect();
+    let forgeries: Vec<HeaderName> = headers.keys().filter(|name| is_forged(name.as_str())).cloned().collect();
     for name in forgeries {
         headers.remove(name);
     }
+}
+
+fn is_forged(name: &str) -> bool {
+    let dashed: String = name.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect();
+    let ours = OURS.contains(&dashed.as_str()) || dashed.starts_with("fly-") || dashed.starts_with("dunlin-");
+    let misspelled = dashed != name && (dashed == "x-forwarded-for" || CLIENTS.contains(&dashed.as_str()));
+    misspelled || (ours && !CLIENTS.contains(&dashed.as_str()))
 }
 
 /// HTTP/2 may send a cookie list in pieces; HTTP/1.1 wants one line (RFC 9113, 8.2.3).
@@ -153,4 +208,77 @@ pub fn has_token(list: &HeaderValue, token: &str) -> bool {
 
 fn tokens(list: &HeaderValue) -> impl Iterator<Item = &str> {
     list.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        headers.keys().map(HeaderName::as_str).collect()
+    }
+
+    #[test]
+    fn a_name_is_forged_in_whatever_way_it_is_spelled() {
+        for forged in
+            ["fly-client-ip", "fly_client_ip", "fly.client.ip", "fly-anything", "x_forwarded_proto", "forwarded"]
+        {
+            assert!(is_forged(forged), "{forged}");
+        }
+        for forged in ["x_forwarded_for", "fly_prefer_region", "dunlin-error", "x-url_scheme"] {
+            assert!(is_forged(forged), "{forged}");
+        }
+        for allowed in
+            ["x-forwarded-for", "fly-prefer-region", "butterfly-net", "traceparent", "x-request-id", "x_custom"]
+        {
+            assert!(!is_forged(allowed), "{allowed}");
+        }
+    }
+
+    #[test]
+    fn trailers_can_neither_forge_nor_frame() {
+        let mut trailers = HeaderMap::new();
+        for name in ["grpc-status", "fly-client-ip", "x-forwarded-for", "content-length", "transfer-encoding", "host"] {
+            trailers.insert(name, HeaderValue::from_static("1"));
+        }
+        clean_trailers(&mut trailers);
+        assert_eq!(names(&trailers), ["grpc-status"]);
+    }
+
+    #[test]
+    fn what_belongs_to_one_connection_stays_there() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Private, content-length"),
+            ("connection", "te"),
+            ("x-private", "1"),
+            ("content-length", "5"),
+            ("te", "gzip, trailers;q=0.5, trailers"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-authorization", "Basic x"),
+            ("trailer", "x-checksum"),
+        ] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        drop_hop_by_hop(&mut headers);
+        let mut left = names(&headers);
+        left.sort_unstable();
+        assert_eq!(left, ["content-length", "te", "trailer"]);
+        assert_eq!(headers[header::TE], "trailers");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_reads_like_ours_is_left(name in "[xf][-_.a-z]{1,20}") {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("6.6.6.6"));
+            drop_forgeries(&mut headers);
+            let dashed = name.replace(['_', '.'], "-");
+            if dashed.starts_with("fly-") && !CLIENTS.contains(&dashed.as_str()) {
+                prop_assert!(headers.is_empty());
+            }
+        }
+    }
 }

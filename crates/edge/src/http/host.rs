@@ -1,6 +1,6 @@
 //! Which host a request is for.
 
-use http::{HeaderMap, Uri, header::HOST};
+use http::{Method, Request, Uri, Version, header::HOST};
 
 use crate::Refusal;
 
@@ -15,7 +15,11 @@ pub struct Host {
 
 impl Host {
     /// The host of a request. A target in absolute form (and `:authority`) outranks the Host field (RFC 9112, 3.2.2).
-    pub fn of(uri: &Uri, headers: &HeaderMap) -> Result<Self, Refusal> {
+    /// HTTP/1.0 knows no Host field, so a request of that version without one is for the name that its connection was
+    /// `secured` for.
+    pub fn of<B>(request: &Request<B>, secured: Option<&str>) -> Result<Self, Refusal> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let secured = secured.filter(|_| request.version() <= Version::HTTP_10);
         let bad = |reason| Refusal::BadHost { reason };
         let mut fields = headers.get_all(HOST).iter();
         let field = fields.next();
@@ -25,7 +29,7 @@ impl Host {
         let authority = match (uri.authority(), field) {
             (Some(authority), _) => authority.as_str(),
             (None, Some(field)) => field.to_str().map_err(|_| bad("its Host field is not a host name"))?,
-            (None, None) => return Err(bad("it has no Host field")),
+            (None, None) => secured.ok_or_else(|| bad("it has no Host field"))?,
         };
         let name = name(authority).ok_or_else(|| bad("its Host field is not a host name"))?;
         Ok(Self { authority: authority.to_owned(), name })
@@ -34,6 +38,21 @@ impl Host {
     /// The host with another port; none is written if it is 443.
     pub fn with_https_port(&self, port: u16) -> String {
         if port == 443 { self.name.clone() } else { format!("{}:{port}", self.name) }
+    }
+}
+
+/// Refuses a target that is in none of the forms that a request of this method may have (RFC 9112, 3.2).
+pub fn check_target(method: &Method, uri: &Uri) -> Result<(), Refusal> {
+    let bad = |reason| Err(Refusal::BadTarget { reason });
+    match (uri.scheme_str(), uri.path()) {
+        _ if method == Method::CONNECT => Ok(()),
+        (Some("http" | "https"), _) if uri.path().starts_with('/') || uri.path().is_empty() => Ok(()),
+        (Some("http" | "https") | None, "*") if method == Method::OPTIONS => Ok(()),
+        (Some("http" | "https"), _) => bad("its path does not begin with `/`"),
+        (Some(_), _) => bad("it is neither an http nor an https address"),
+        (None, _) if uri.authority().is_some() => bad("it is a host without a path, which is for CONNECT only"),
+        (None, path) if path.starts_with('/') => Ok(()),
+        (None, _) => bad("it does not begin with `/`"),
     }
 }
 
@@ -90,13 +109,39 @@ mod tests {
 
     #[test]
     fn an_absolute_target_outranks_the_field_and_two_fields_are_refused() {
-        let mut headers = HeaderMap::new();
-        headers.append(HOST, "b".parse().unwrap());
-        let host = Host::of(&"http://a:1/".parse().unwrap(), &headers).unwrap();
+        let of = |target: &str, hosts: &[&str], version, secured| {
+            let mut request = Request::builder().uri(target).version(version);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            Host::of(&request.body(()).unwrap(), secured)
+        };
+        let host = of("http://a:1/", &["b"], Version::HTTP_11, None).unwrap();
         assert_eq!((host.authority.as_str(), host.name.as_str()), ("a:1", "a"));
-        headers.append(HOST, "b".parse().unwrap());
-        assert!(Host::of(&"/".parse().unwrap(), &headers).is_err());
-        assert!(Host::of(&"/".parse().unwrap(), &HeaderMap::new()).is_err());
+        assert!(of("/", &["b", "b"], Version::HTTP_11, None).is_err());
+        assert!(of("/", &[], Version::HTTP_11, Some("a")).is_err());
+        assert!(of("/", &[], Version::HTTP_10, None).is_err());
+        assert_eq!(of("/", &[], Version::HTTP_10, Some("a")).unwrap().name, "a");
+        assert_eq!(of("/", &["b"], Version::HTTP_10, Some("a")).unwrap().name, "b");
+    }
+
+    #[test]
+    fn a_target_has_one_of_the_forms_of_its_method() {
+        for (method, target, good) in [
+            ("GET", "/", true),
+            ("GET", "/a?b", true),
+            ("GET", "http://a", true),
+            ("GET", "HTTPS://a/b", true),
+            ("OPTIONS", "*", true),
+            ("GET", "*", false),
+            ("GET", "a", false),
+            ("GET", "a:80", false),
+            ("GET", "ftp://a/", false),
+            ("CONNECT", "a:80", true),
+        ] {
+            let (method, uri) = (method.parse().unwrap(), target.parse().unwrap());
+            assert_eq!(check_target(&method, &uri).is_ok(), good, "{method} {target}");
+        }
     }
 
     proptest! {

@@ -1,6 +1,8 @@
 //! HTTP: connections, requests, answers.
 
+mod answer;
 mod body;
+mod compress;
 mod headers;
 mod host;
 mod inbound;
@@ -10,6 +12,8 @@ mod request_id;
 mod serve;
 mod upgrade;
 
+pub use compress::Compressor;
+pub use headers::clean_trailers;
 pub use host::name as host_name;
 pub use inbound::InboundBody;
 pub use serve::{Client, Secured, serve, server};

@@ -60,11 +60,12 @@ pub fn answer(refusal: &Refusal, format: Format, id: &RequestId) -> Response<Res
 }
 
 /// A redirect to the same address by HTTPS. The method may change: it is `301`, as it always was.
-pub fn redirect(location: &str) -> Option<Response<ResponseBody>> {
+pub fn redirect(location: &str) -> Result<Response<ResponseBody>, Refusal> {
+    let bad = |_| Refusal::BadTarget { reason: "it cannot be sent elsewhere" };
     let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
-    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(location).ok()?);
-    Some(response)
+    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(location).map_err(bad)?);
+    Ok(response)
 }
 
 fn plain(refusal: &Refusal, id: &RequestId) -> String {

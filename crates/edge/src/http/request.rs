@@ -14,12 +14,13 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::body::Body;
-use model::AppName;
+use model::{AppName, machine::Port};
 
 use super::{
+    answer::Dress,
     body::{MachineBody, ResponseBody},
     headers,
-    host::Host,
+    host::{Host, check_target},
     inbound::InboundBody,
     page::{self, Format},
     request_id::RequestId,
@@ -43,17 +44,17 @@ const MAX_RESENDS: u32 = 2;
 pub async fn answer(context: Arc<Context>, busy: &Busy, request: Request<InboundBody>) -> Response<ResponseBody> {
     let id = RequestId::new(&context.region);
     let (format, version) = (Format::of(request.headers()), request.version());
-    let mut response = match route(&context, busy, &id, request).await {
-        Ok(response) => response,
-        Err(refusal) => {
-            let mut page = page::answer(&refusal, format, &id);
-            if refusal.ends_connection() && version < Version::HTTP_2 {
-                page.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            page
+    route(&context, busy, &id, request).await.unwrap_or_else(|refusal| {
+        let mut page = page::answer(&refusal, format, &id);
+        if refusal.ends_connection() && version < Version::HTTP_2 {
+            page.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
-    };
-    headers::sign(response.headers_mut(), &id);
+        signed(page, &id)
+    })
+}
+
+fn signed(mut response: Response<ResponseBody>, id: &RequestId) -> Response<ResponseBody> {
+    headers::sign(response.headers_mut(), id);
     response
 }
 
@@ -65,7 +66,8 @@ async fn route(
     mut request: Request<InboundBody>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let client = &busy.0;
-    let host = Host::of(request.uri(), request.headers())?;
+    let host = Host::of(&request, client.secured_name())?;
+    check_target(request.method(), request.uri())?;
     let upgrade = Upgrade::take(&mut request);
     if request.method() == Method::CONNECT && upgrade.is_none() {
         return Err(Refusal::Connect);
@@ -74,7 +76,7 @@ async fn route(
     match context.destination(&host.name) {
         Destination::Platform(platform) if [catalog::HTTP_PORT, catalog::HTTPS_PORT].contains(&client.port) => {
             prepare(&mut request, context, client, &host, id);
-            Ok(platform.answer(request).await.map(ResponseBody::Platform))
+            Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), id))
         }
         Destination::App(app) => {
             let visit = Visit { context, busy, id, host, app: &app, upgrade };
@@ -87,9 +89,8 @@ async fn route(
 /// A connection secured for one name carries requests for that name only: its certificate proves no other, and the
 /// client may have mixed them up (RFC 9110, 15.5.20).
 fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
-    let secured = client.secured.as_ref().and_then(|secured| secured.name.as_ref());
-    match secured.filter(|secured| **secured != host.name) {
-        Some(secured) => Err(Refusal::Misdirected { secured: secured.clone(), host: host.name.clone() }),
+    match client.secured_name().filter(|secured| *secured != host.name) {
+        Some(secured) => Err(Refusal::Misdirected { secured: secured.to_owned(), host: host.name.clone() }),
         None => Ok(()),
     }
 }
@@ -101,6 +102,14 @@ fn prepare<B>(request: &mut Request<B>, context: &Context, client: &Client, host
     let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
+}
+
+/// What the gate says.
+enum Gate {
+    /// Come in, by the rules of this port.
+    Open(Arc<Port>),
+    /// Ask for it at this address.
+    Elsewhere(String),
 }
 
 /// A request on its way to an app.
@@ -119,18 +128,20 @@ impl Visit<'_> {
         let unknown = || Refusal::UnknownHost { host: self.host.name.clone() };
         let app = routing.app(self.app.as_str()).ok_or_else(unknown)?;
         let (state, what) = (app.state.clone(), self.describe(&request));
-        if let Some(redirect) = self.gate(app, &request).inspect_err(|refusal| self.tell(&state, refusal, &what))? {
-            return Ok(redirect);
-        }
+        let gate = self.gate(app, &request).inspect_err(|refusal| self.tell(&state, refusal, &what))?;
+        let dress = match gate {
+            Gate::Open(port) => Dress::of(port, &request),
+            Gate::Elsewhere(location) => return page::redirect(&location).map(|answer| signed(answer, self.id)),
+        };
         drop(routing);
         prepare(&mut request, self.context, &self.busy.0, &self.host, self.id);
         let request = self.outgoing(request);
         let sent = self.send(request).await.inspect_err(|refusal| self.tell(&state, refusal, &what))?;
-        self.finish(sent, state, what)
+        self.finish(sent, &dress, state, what)
     }
 
     /// Whether the app takes such a request here; perhaps it wants it elsewhere.
-    fn gate<B>(&self, app: &App, request: &Request<B>) -> Result<Option<Response<ResponseBody>>, Refusal> {
+    fn gate<B>(&self, app: &App, request: &Request<B>) -> Result<Gate, Refusal> {
         let client = &self.busy.0;
         let (port, what) = (client.port, if client.is_secure() { "HTTPS" } else { "HTTP" });
         let offered = app.port(port).filter(|offered| match offered.handling {
@@ -140,11 +151,11 @@ impl Visit<'_> {
         });
         let offered = offered.ok_or_else(|| Refusal::NotOffered { app: self.app.clone(), port, what })?;
         if !offered.options.force_https || client.is_secure() {
-            return Ok(None);
+            return Ok(Gate::Open(offered.options.clone()));
         }
         let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
         let https_port = self.context.https_port.get().copied().unwrap_or(catalog::HTTPS_PORT);
-        Ok(page::redirect(&format!("https://{}{path}", self.host.with_https_port(https_port))))
+        Ok(Gate::Elsewhere(format!("https://{}{path}", self.host.with_https_port(https_port))))
     }
 
     fn outgoing(&self, request: Request<InboundBody>) -> Request<RequestBody> {
@@ -187,19 +198,20 @@ impl Visit<'_> {
     fn finish(
         mut self,
         (answered, chosen): (Answered, Chosen),
+        dress: &Dress,
         state: Arc<AppState>,
         what: String,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let Answered { mut response, keep } = answered;
         let version = response.version();
-        headers::to_client(response.headers_mut(), version);
+        headers::to_client(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (context, lease) = (self.context.clone(), chosen.lease);
-            return Ok(
-                response.map(|body| ResponseBody::Machine(MachineBody::new(body, keep, lease, context, state, what)))
-            );
+            let response = response.map(|body| MachineBody::new(body, keep, lease, context, state, what));
+            return Ok(dress.put_on(response, version, &self.context.compressor, self.id));
         }
+        dress.sign(response.headers_mut(), version, self.id);
         let Some(upgrade) = self.upgrade.take() else {
             let machine = chosen.lease.target.machine.id.clone();
             let reason = "it switched protocols without being asked".into();

@@ -65,6 +65,11 @@ impl Client {
         self.peer.ip().to_canonical()
     }
 
+    /// The server name that the connection is secured for, if it is and said one.
+    pub fn secured_name(&self) -> Option<&str> {
+        self.secured.as_ref()?.name.as_deref()
+    }
+
     /// Whether the connection is secured.
     pub fn is_secure(&self) -> bool {
         self.secured.is_some()

@@ -1,4 +1,5 @@
-//! A request's body on its way to a machine. It tells when it has been sent whole.
+//! A request's body on its way to a machine. It tells when it has been sent whole, and lets no trailer pass that would
+//! be a forgery in the header.
 
 use std::{
     pin::Pin,
@@ -9,7 +10,10 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
-use crate::{http::InboundBody, options::BoxError};
+use crate::{
+    http::{InboundBody, clean_trailers},
+    options::BoxError,
+};
 
 /// A request's body.
 #[derive(Default)]
@@ -38,7 +42,10 @@ impl Body for RequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        let mut frame = std::task::ready!(Pin::new(inner).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()).and_then(Frame::trailers_mut) {
+            clean_trailers(trailers);
+        }
         if frame.is_none() || self.is_end_stream() {
             self.sent = None;
         }

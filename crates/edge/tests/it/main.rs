@@ -1,6 +1,7 @@
 //! The edge as its clients and its machines see it: real listeners, real connections.
 
 mod balance;
+mod content;
 mod curl;
 mod errors;
 mod http;
