@@ -25,7 +25,8 @@ use crate::{
     context::Context,
     machine::{AppState, Lease},
     pick::{self, Pick},
-    routing::{App, Routing},
+    routing::{App, Candidate, Routing},
+    wish::Wish,
 };
 
 /// A machine that was chosen, with a place on it.
@@ -43,6 +44,7 @@ pub struct Search<'a> {
     context: &'a Context,
     app: &'a AppName,
     port: u16,
+    wish: Wish,
     began: Instant,
     tried: BTreeSet<MachineId>,
     attempts: u32,
@@ -58,7 +60,19 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_m
 impl<'a> Search<'a> {
     /// A search for a machine of an app that has this public port.
     pub fn new(context: &'a Context, app: &'a AppName, port: u16) -> Self {
-        Self { context, app, port, began: Instant::now(), tried: BTreeSet::new(), attempts: 0 }
+        let (wish, tried) = (Wish::default(), BTreeSet::new());
+        Self { context, app, port, wish, began: Instant::now(), tried, attempts: 0 }
+    }
+
+    /// Looks for what a request wants.
+    pub fn wishing(mut self, wish: Wish) -> Self {
+        self.wish = wish;
+        self
+    }
+
+    /// What it looks for.
+    pub fn wish(&self) -> &Wish {
+        &self.wish
     }
 
     /// A machine with room, waiting for one as long as the bounds allow.
@@ -77,7 +91,7 @@ impl<'a> Search<'a> {
                 Attempt::Chosen(chosen) => return Ok(chosen),
                 Attempt::Full => self.context.bounds.queue,
                 Attempt::Closed => self.context.bounds.hold,
-                Attempt::Nobody if app.is_expected(self.port, Timestamp(kit::clock::unix_ms())) => {
+                Attempt::Nobody if app.is_expected(self.port, &self.wish, Timestamp(kit::clock::unix_ms())) => {
                     self.context.bounds.hold
                 }
                 Attempt::Nobody => return Err(self.hopeless(app)),
@@ -100,7 +114,7 @@ impl<'a> Search<'a> {
     /// An attempt failed before anything was sent: whether to go on with [`Self::next`], after a pause where there is
     /// nobody else to try.
     pub async fn failed(&mut self, lease: &Lease, cause: Refusal) -> Result<(), Refusal> {
-        lease.target.failed();
+        self.context.routing.load().blame(self.app, &lease.target);
         self.attempts += 1;
         let machine = &lease.target.machine;
         self.tried.insert(machine.id.clone());
@@ -119,7 +133,8 @@ impl<'a> Search<'a> {
 
     fn known<'r>(&self, routing: &'r Routing) -> Result<&'r Arc<App>, Refusal> {
         let app = routing.app(self.app.as_str());
-        let gone = || Refusal::NoMachine { app: self.app.clone(), machines: "it has just lost its last one".into() };
+        let machines = || "it has just lost its last one".into();
+        let gone = || Refusal::NoMachine { app: self.app.clone(), wanted: String::new(), machines: machines() };
         app.ok_or_else(gone)
     }
 
@@ -127,10 +142,13 @@ impl<'a> Search<'a> {
         let ready = app.ready(self.port);
         // Read once: loads change while the choice is made.
         let candidates = ready.iter().map(|candidate| pick::Candidate {
+            wished: self.wish.rank(&candidate.route.id, &candidate.route.region),
+            region: candidate.region,
+            near: candidate.near,
             load: candidate.target.load(),
             soft_limit: candidate.soft_limit,
             hard_limit: candidate.hard_limit,
-            suspect: candidate.target.is_suspect(),
+            standing: candidate.target.standing(),
             tried: self.tried.contains(&candidate.target.machine.id),
         });
         match pick::pick(&candidates.collect::<Vec<_>>(), random()) {
@@ -149,16 +167,19 @@ impl<'a> Search<'a> {
     fn all_tried(&self) -> bool {
         let routing = self.context.routing.load();
         let ready = routing.app(self.app.as_str()).map(|app| app.ready(self.port)).unwrap_or_default();
-        ready.iter().all(|candidate| self.tried.contains(&candidate.target.machine.id))
+        let mut wanted = ready.iter().filter(|it| self.wish.rank(&it.route.id, &it.route.region).is_some());
+        wanted.all(|candidate| self.tried.contains(&candidate.route.id))
     }
 
     fn hopeless(&self, app: &App) -> Refusal {
-        Refusal::NoMachine { app: self.app.clone(), machines: app.machines_in_words() }
+        let wanted = self.wish.to_string();
+        Refusal::NoMachine { app: self.app.clone(), wanted, machines: app.machines_in_words() }
     }
 
     fn waited(&self, app: &App) -> Refusal {
         let (name, waited) = (self.app.clone(), self.began.elapsed());
-        if app.ready(self.port).is_empty() {
+        let wanted = |it: &Candidate| self.wish.rank(&it.route.id, &it.route.region).is_some();
+        if !app.ready(self.port).iter().any(wanted) {
             return Refusal::NotReady { app: name, waited, machines: app.machines_in_words() };
         }
         Refusal::Full { app: name, waited }

@@ -160,7 +160,7 @@ fn listen(context: &Arc<Context>, listeners: Vec<TcpListener>, port: u16) {
 fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader) {
     let mut changes = catalog.changed();
     changes.mark_unchanged();
-    let mut registry = Registry::default();
+    let mut registry = Registry::new(context.region.clone());
     let mut complete = swap(context, doors, &catalog, &mut registry);
     let (context, doors) = (context.clone(), doors.clone());
     let tasks = context.tasks.clone();

@@ -8,7 +8,10 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -19,11 +22,11 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{journal::Allowance, upstream::Pool};
-
-/// How long a machine is avoided after its first failure in a row; twice as long after each further one.
-const SUSPECT_FIRST: Duration = Duration::from_millis(500);
-const SUSPECT_AT_MOST: Duration = Duration::from_secs(10);
+use crate::{
+    journal::Allowance,
+    outlier::{self, Health, Standing, Tally},
+    upstream::Pool,
+};
 
 /// A machine.
 pub struct Machine {
@@ -136,21 +139,16 @@ pub struct Target {
     /// Told each time that a place becomes free; shared by the machines of one service.
     pub freed: Arc<Notify>,
     load: AtomicU32,
-    trouble: Mutex<Trouble>,
-}
-
-/// Failures in a row, and until when the target is avoided for them.
-#[derive(Default)]
-struct Trouble {
-    failures: u32,
-    until: Option<Instant>,
+    health: Mutex<Health>,
+    /// Nothing is held against it, so that `health` need not be asked.
+    clean: AtomicBool,
 }
 
 impl Target {
     /// A target without load.
     pub fn new(machine: Arc<Machine>, address: SocketAddr, freed: Arc<Notify>) -> Self {
-        let (load, trouble) = (AtomicU32::new(0), Mutex::default());
-        Self { machine, address, pool: Arc::default(), freed, load, trouble }
+        let (load, health, clean) = (AtomicU32::new(0), Mutex::default(), AtomicBool::new(true));
+        Self { machine, address, pool: Arc::default(), freed, load, health, clean }
     }
 
     /// How many requests and connections are under way to it.
@@ -158,23 +156,37 @@ impl Target {
         self.load.load(SeqCst)
     }
 
-    /// Whether it failed a moment ago.
-    pub fn is_suspect(&self) -> bool {
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        trouble.until.is_some_and(|until| Instant::now() < until)
+    /// Whether requests to it fail.
+    pub fn standing(&self) -> Standing {
+        if self.clean.load(Relaxed) { Standing::Good } else { self.health(|health, now| health.standing(now)) }
     }
 
-    /// It could not be reached: it is avoided for a while where there is another.
-    pub fn failed(&self) {
-        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = SUSPECT_FIRST.saturating_mul(1 << trouble.failures.min(10)).min(SUSPECT_AT_MOST);
-        trouble.failures += 1;
-        trouble.until = Some(Instant::now() + pause);
+    /// It could not be reached, or broke off. Where that happens much more often than at the `others` of its service,
+    /// it is avoided for longer.
+    pub fn failed(&self, others: &[Tally]) {
+        self.health(|health, now| {
+            health.failed(now);
+            if outlier::is_outlier(health.tally(now), others) {
+                health.stands_out(now);
+            }
+        });
     }
 
     /// It was reached.
     pub fn worked(&self) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Trouble::default();
+        self.health(Health::worked);
+    }
+
+    /// How often it failed in the last while, and how often not.
+    pub fn tally(&self) -> Tally {
+        self.health(|health, now| health.tally(now))
+    }
+
+    fn health<T>(&self, with: impl FnOnce(&mut Health, Instant) -> T) -> T {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = with(&mut health, Instant::now());
+        self.clean.store(health.is_clean(), Relaxed);
+        result
     }
 
     /// Takes one place, if the machine is open and below its hard limit.
@@ -248,11 +260,11 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_failed_is_suspect_until_it_works() {
+    fn a_target_that_failed_is_avoided_until_it_works() {
         let target = target();
-        target.failed();
-        assert!(target.is_suspect());
+        target.failed(&[]);
+        assert_eq!(target.standing(), Standing::Avoided(outlier::Why::Failing));
         target.worked();
-        assert!(!target.is_suspect());
+        assert_eq!(target.standing(), Standing::Good);
     }
 }

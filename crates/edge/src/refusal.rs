@@ -71,10 +71,12 @@ pub enum Refusal {
         host: String,
     },
     /// No machine takes traffic, and none will by itself.
-    #[error("{app} has no machine that takes traffic ({machines})")]
+    #[error("{app} has no machine{wanted} that takes traffic ({machines})")]
     NoMachine {
         /// The app.
         app: AppName,
+        /// Which one the request insists on, in words; nothing if any will do.
+        wanted: String,
         /// Its machines by state, in words.
         machines: String,
     },
@@ -160,6 +162,16 @@ pub enum Refusal {
         /// What the connection said.
         reason: String,
     },
+    /// The request insists on a region or a machine that there cannot be.
+    #[error("{field} names {value:?}, which is no {what}")]
+    BadWish {
+        /// The field that says so.
+        field: &'static str,
+        /// What it says, shortened.
+        value: String,
+        /// What it should be.
+        what: &'static str,
+    },
     /// Several machines were tried, none took it.
     #[error("no machine took it in {attempts} attempts; the last one: {last}")]
     Exhausted {
@@ -181,6 +193,7 @@ impl Refusal {
             Self::Misdirected { .. } => "PH05",
             Self::ClientGone { .. } => "PH06",
             Self::BadTarget { .. } => "PH07",
+            Self::BadWish { .. } => "PH08",
             Self::NoMachine { .. } => "PR01",
             Self::Exhausted { .. } => "PR03",
             Self::NotReady { .. } => "PR04",
@@ -200,7 +213,8 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::UnknownHost { .. } | Self::NotOffered { .. } => StatusCode::NOT_FOUND,
-            Self::BadHost { .. } | Self::BadTarget { .. } | Self::ClientGone { .. } => StatusCode::BAD_REQUEST,
+            Self::BadHost { .. } | Self::BadTarget { .. } => StatusCode::BAD_REQUEST,
+            Self::ClientGone { .. } | Self::BadWish { .. } => StatusCode::BAD_REQUEST,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -215,7 +229,8 @@ impl Refusal {
     pub fn fault(&self) -> Fault {
         match self {
             Self::UnknownHost { .. } | Self::BadHost { .. } | Self::Connect => Fault::Client,
-            Self::Misdirected { .. } | Self::BadTarget { .. } | Self::ClientGone { .. } => Fault::Client,
+            Self::Misdirected { .. } | Self::BadTarget { .. } => Fault::Client,
+            Self::ClientGone { .. } | Self::BadWish { .. } => Fault::Client,
             Self::Unreachable { .. } => Fault::Platform,
             Self::Exhausted { last, .. } => last.fault(),
             _ => Fault::App,
@@ -253,6 +268,7 @@ impl Refusal {
             Self::BadAnswer { .. } => "Make the app speak HTTP on its internal_port, or take the http handler out.",
             Self::NoAnswer { .. } => "See `dunlin logs`: the app takes too long.",
             Self::ClientGone { .. } => "Send the whole request.",
+            Self::BadWish { .. } => "Name regions separated by commas, or one machine id; `dunlin status` shows both.",
             Self::Exhausted { last, .. } => last.hint(),
         }
     }

@@ -1,18 +1,21 @@
 //! The catalog's picture joined with what the edge itself knows: the immutable value that a request reads.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
 use catalog::{AppRoute, MachineRoute, PortRoute, Snapshot, Standing};
-use model::{AppName, MachineId, Timestamp, machine::ConcurrencyKind};
-
+use model::{AppName, MachineId, Region, Timestamp, machine::ConcurrencyKind};
 use tokio::sync::Notify;
 
-use crate::machine::{AppState, Machine, Target};
+use crate::{
+    geography,
+    machine::{AppState, Machine, Target},
+    wish::Wish,
+};
 
 /// How long a machine that fails its checks, or is kept away from traffic, is still expected to come back.
 const HOPE: Duration = Duration::from_secs(300);
@@ -37,6 +40,12 @@ pub struct App {
 
 /// A ready machine behind a public port.
 pub struct Candidate {
+    /// What the catalog says of it.
+    pub route: Arc<MachineRoute>,
+    /// The place of its region among all, the closest first.
+    pub region: u16,
+    /// How near it is, lower is nearer.
+    pub near: u8,
     /// Where it is dialed.
     pub target: Arc<Target>,
     /// Speak HTTP/2 with prior knowledge to it.
@@ -59,6 +68,17 @@ impl Routing {
     pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
         self.machines.get(id)
     }
+
+    /// A machine of an app failed: it is held against it, in comparison with the others of its service.
+    pub fn blame(&self, app: &AppName, failed: &Arc<Target>) {
+        let ports = self.apps.get(app).map(|app| app.ready.values());
+        let service = ports.and_then(|mut ports| {
+            ports.find(|candidates| candidates.iter().any(|candidate| Arc::ptr_eq(&candidate.target, failed)))
+        });
+        let others = service.into_iter().flatten().map(|candidate| &candidate.target);
+        let others = others.filter(|other| !Arc::ptr_eq(other, failed));
+        failed.failed(&others.map(|other| other.tally()).collect::<Vec<_>>());
+    }
 }
 
 impl App {
@@ -72,11 +92,12 @@ impl App {
         self.ready.get(&port).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a machine may soon take traffic on a public port, though none does now.
-    pub fn is_expected(&self, port: u16, now: Timestamp) -> bool {
+    /// Whether a machine that meets a wish may soon take traffic on a public port, though none does now.
+    pub fn is_expected(&self, port: u16, wish: &Wish, now: Timestamp) -> bool {
         let Some(route) = self.port(port) else { return false };
         let fresh = |since: Timestamp| now.0.saturating_sub(since.0) < HOPE.as_millis() as u64;
-        route.backends.iter().any(|backend| match backend.machine.standing {
+        let wanted = |machine: &MachineRoute| wish.rank(&machine.id, &machine.region).is_some();
+        route.backends.iter().filter(|backend| wanted(&backend.machine)).any(|backend| match backend.machine.standing {
             Standing::Ready | Standing::Coming => true,
             Standing::Failing { since } | Standing::Cordoned { since } => fresh(since),
             Standing::Away => false,
@@ -103,8 +124,11 @@ fn in_words(machine: &MachineRoute) -> String {
 }
 
 /// Live state by identity: it outlives every picture that shows it.
-#[derive(Default)]
 pub struct Registry {
+    /// Where this edge runs.
+    region: Region,
+    /// The regions of the picture, the closest first.
+    order: HashMap<Region, u16>,
     machines: HashMap<MachineId, Entry>,
     apps: HashMap<AppName, Shared>,
 }
@@ -122,10 +146,16 @@ struct Entry {
 }
 
 impl Registry {
+    /// Knows nothing yet, but where this edge runs.
+    pub fn new(region: Region) -> Self {
+        Self { region, order: HashMap::new(), machines: HashMap::new(), apps: HashMap::new() }
+    }
+
     /// Joins a picture with the live state. Machines that are no longer ready are closed before this returns.
     pub fn join(&mut self, snapshot: Arc<Snapshot>) -> Routing {
         self.close_and_open(&snapshot);
         self.forget(&snapshot);
+        self.order = order(&self.region, &snapshot);
         let apps = snapshot.apps.values().map(|route| (route.name.clone(), Arc::new(self.app(route)))).collect();
         let machines = self.machines.iter().map(|(id, entry)| (id.clone(), entry.machine.clone())).collect();
         Routing { snapshot, apps, machines }
@@ -169,6 +199,9 @@ impl Registry {
     fn ready(&mut self, app: &AppName, port: &PortRoute) -> Vec<Candidate> {
         let ready = port.backends.iter().filter(|backend| backend.machine.is_ready());
         let candidates = ready.map(|backend| Candidate {
+            route: backend.machine.clone(),
+            region: self.order.get(&backend.machine.region).copied().unwrap_or(u16::MAX),
+            near: 0,
             target: self.target(app, &backend.machine, backend.internal_port),
             h2: backend.h2,
             reuse: backend.counts == ConcurrencyKind::Requests,
@@ -186,4 +219,12 @@ impl Registry {
         let target = entry.targets.entry(address);
         target.or_insert_with(|| Arc::new(Target::new(entry.machine.clone(), address, freed))).clone()
     }
+}
+
+/// The regions of a picture, the closest first.
+fn order(from: &Region, snapshot: &Snapshot) -> HashMap<Region, u16> {
+    let regions: BTreeSet<&Region> = snapshot.machines().map(|machine| &machine.region).collect();
+    let mut regions: Vec<&Region> = regions.into_iter().collect();
+    regions.sort_by_key(|region| geography::guess(from, region));
+    regions.into_iter().cloned().zip(0..).collect()
 }

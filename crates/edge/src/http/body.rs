@@ -72,6 +72,7 @@ impl MachineBody {
 
     fn broke_off(&mut self, error: &hyper::Error) {
         if let Some(lease) = self.lease.take() {
+            self.context.routing.load().blame(&self.app.name, &lease.target);
             let reason = kit::report::Report(error).to_string();
             let refusal = Refusal::BrokenOff { machine: lease.target.machine.id.clone(), reason };
             self.context.journal.refused(&self.app, &refusal, &self.what);

@@ -7,6 +7,7 @@ mod headers;
 mod host;
 mod inbound;
 mod page;
+mod prefer;
 mod request;
 mod request_id;
 mod serve;

@@ -23,6 +23,7 @@ use super::{
     host::{Host, check_target},
     inbound::InboundBody,
     page::{self, Format},
+    prefer,
     request_id::RequestId,
     serve::{Busy, Client},
     upgrade::Upgrade,
@@ -35,6 +36,7 @@ use crate::{
     routing::App,
     tunnel,
     upstream::{Answered, Failed, RequestBody},
+    wish::Wish,
 };
 
 /// How often a request is sent again that may have reached a machine already.
@@ -133,10 +135,11 @@ impl Visit<'_> {
             Gate::Open(port) => Dress::of(port, &request),
             Gate::Elsewhere(location) => return page::redirect(&location).map(|answer| signed(answer, self.id)),
         };
+        let wish = prefer::wish_of(request.headers()).inspect_err(|refusal| self.tell(&state, refusal, &what))?;
         drop(routing);
         prepare(&mut request, self.context, &self.busy.0, &self.host, self.id);
         let request = self.outgoing(request);
-        let sent = self.send(request).await.inspect_err(|refusal| self.tell(&state, refusal, &what))?;
+        let sent = self.send(request, wish).await.inspect_err(|refusal| self.tell(&state, refusal, &what))?;
         self.finish(sent, &dress, state, what)
     }
 
@@ -170,12 +173,13 @@ impl Visit<'_> {
     }
 
     /// Sends it to a machine, and to another one where that is safe.
-    async fn send(&self, mut request: Request<RequestBody>) -> Result<(Answered, Chosen), Refusal> {
-        let mut search = Search::new(self.context, self.app, self.busy.0.port);
+    async fn send(&self, mut request: Request<RequestBody>, wish: Wish) -> Result<(Answered, Chosen), Refusal> {
+        let mut search = Search::new(self.context, self.app, self.busy.0.port).wishing(wish);
         let mut resends = 0;
         loop {
             let mut chosen = search.next().await?;
             chosen.suit(self.upgrade.is_some());
+            prefer::tell_unavailable(request.headers_mut(), search.wish(), &chosen.lease.target.machine.id);
             let spare = is_safe_twice(&request).then(|| copy_of(&request));
             let failed = match self.context.dialer.send(&chosen, target_form(request, &chosen, &self.host)).await {
                 Ok(answered) => return Ok((answered, chosen)),

@@ -9,30 +9,16 @@ use std::{
 };
 
 use api::internal::Drain;
-use axum::Router;
 use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Empty;
 use model::machine::{CheckState, ConcurrencyKind, MachineState};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::support::*;
 
 fn get(app: &str) -> Request<Empty<Bytes>> {
     Request::get("/").header("host", host(app)).body(Empty::new()).unwrap()
-}
-
-/// A program that tells of each request and answers once it is let.
-fn gated() -> (Router, mpsc::Receiver<()>, Arc<Semaphore>) {
-    let (arrived, arrivals) = mpsc::channel(1000);
-    let gate = Arc::new(Semaphore::new(0));
-    let opened = gate.clone();
-    let program = Router::new().fallback(move || async move {
-        arrived.send(()).await.unwrap();
-        opened.acquire().await.unwrap().forget();
-        "done"
-    });
-    (program, arrivals, gate)
 }
 
 #[tokio::test]

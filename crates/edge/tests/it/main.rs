@@ -5,6 +5,7 @@ mod content;
 mod curl;
 mod errors;
 mod http;
+mod prefer;
 mod smuggling;
 mod start;
 mod support;

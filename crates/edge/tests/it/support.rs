@@ -35,7 +35,7 @@ use model::{
 use tempfile::TempDir;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -317,6 +317,11 @@ impl Machine {
         })
     }
 
+    pub fn region(mut self, region: &str) -> Self {
+        self.0.spec.region = region.parse().unwrap();
+        self
+    }
+
     pub fn state(mut self, state: MachineState) -> Self {
         self.0.state = state;
         self.0.updated_at = Timestamp(kit::clock::unix_ms());
@@ -435,4 +440,17 @@ pub fn mirror() -> Router {
         }
         Ok::<_, Infallible>(lines.join("\n"))
     })
+}
+
+/// A program that tells of each request and answers once it is let.
+pub fn gated() -> (Router, mpsc::Receiver<()>, Arc<Semaphore>) {
+    let (arrived, arrivals) = mpsc::channel(1000);
+    let gate = Arc::new(Semaphore::new(0));
+    let opened = gate.clone();
+    let program = Router::new().fallback(move || async move {
+        arrived.send(()).await.unwrap();
+        opened.acquire().await.unwrap().forget();
+        "done"
+    });
+    (program, arrivals, gate)
 }

@@ -1,0 +1,101 @@
+//! What a client asks for: a region, or one machine.
+//!
+//! ```text
+//! fly-prefer-region: ams,eu       these regions in this order, then the nearest
+//! fly-force-region: ams,fra       these regions in this order, no other
+//! fly-prefer-instance-id: 4d89…   this machine, another if it cannot; the app is told
+//! fly-force-instance-id: 4d89…    this machine, no other
+//! ```
+//!
+//! A wish that insists is read strictly, since another machine than the one that was meant would be worse than none. One
+//! that does not is read as far as it makes sense.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use model::MachineId;
+
+use crate::{
+    Refusal,
+    wish::{Strength, Wish, places},
+};
+
+const PREFER_REGION: &str = "fly-prefer-region";
+const FORCE_REGION: &str = "fly-force-region";
+const PREFER_INSTANCE: &str = "fly-prefer-instance-id";
+const FORCE_INSTANCE: &str = "fly-force-instance-id";
+/// Tells the app that another machine than this one was preferred.
+const UNAVAILABLE: HeaderName = HeaderName::from_static("fly-preferred-instance-unavailable");
+
+/// What the fields of a request ask for.
+pub fn wish_of(headers: &HeaderMap) -> Result<Wish, Refusal> {
+    let mut wish = Wish::default();
+    if let Some(list) = text(headers, FORCE_REGION) {
+        let (regions, strange) = places(list);
+        if regions.is_empty() || strange.is_some() {
+            return Err(bad(FORCE_REGION, list, "list of regions"));
+        }
+        wish.regions = Some((regions, Strength::Force));
+    } else if let Some((regions, _)) = text(headers, PREFER_REGION).map(places).filter(|(list, _)| !list.is_empty()) {
+        wish.regions = Some((regions, Strength::Prefer));
+    }
+    if let Some(id) = text(headers, FORCE_INSTANCE) {
+        let machine: MachineId = id.parse().map_err(|_| bad(FORCE_INSTANCE, id, "machine id"))?;
+        wish.machine = Some((machine, Strength::Force));
+    } else if let Some(machine) = text(headers, PREFER_INSTANCE).and_then(|id| id.parse().ok()) {
+        wish.machine = Some((machine, Strength::Prefer));
+    }
+    Ok(wish)
+}
+
+/// Tells the app whether its client gets another machine than the preferred one.
+pub fn tell_unavailable(headers: &mut HeaderMap, wish: &Wish, chosen: &MachineId) {
+    headers.remove(UNAVAILABLE);
+    if let Some(preferred) = wish.preferred().filter(|preferred| *preferred != chosen)
+        && let Ok(value) = HeaderValue::from_str(preferred.as_str())
+    {
+        headers.insert(UNAVAILABLE, value);
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("?").trim())
+}
+
+fn bad(field: &'static str, value: &str, what: &'static str) -> Refusal {
+    Refusal::BadWish { field, value: value.chars().take(100).collect(), what }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn who_insists_outranks_who_prefers_and_is_read_strictly() {
+        let wish = wish_of(&headers(&[(PREFER_REGION, "ams"), (FORCE_REGION, "fra, us")])).unwrap();
+        assert_eq!(wish.to_string(), " in fra or us");
+        for (field, value) in [(FORCE_REGION, ""), (FORCE_REGION, "ams,no-where"), (FORCE_INSTANCE, "mine")] {
+            assert!(wish_of(&headers(&[(field, value)])).is_err(), "{field}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_preference_that_makes_no_sense_is_none() {
+        let wish = wish_of(&headers(&[(PREFER_REGION, "?!"), (PREFER_INSTANCE, "mine")])).unwrap();
+        assert_eq!(wish, Wish::default());
+        assert_eq!(wish_of(&headers(&[(PREFER_REGION, "?!,ams")])).unwrap().regions.unwrap().0.len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_value_makes_it_panic(value in "[ -~]{0,200}") {
+            for field in [PREFER_REGION, FORCE_REGION, PREFER_INSTANCE, FORCE_INSTANCE] {
+                let _ = wish_of(&headers(&[(field, &value)]));
+            }
+        }
+    }
+}
