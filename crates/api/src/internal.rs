@@ -1,9 +1,14 @@
 //! What the rooms of the platform ask of each other. Each trait is a port: one room offers it, others use it,
 //! and the binary wires them. Intent goes down through [`Node`], observation comes up through [`Node::observe`].
 
+mod certificates;
 mod node;
 mod ports;
 
+pub use certificates::{
+    AcmeService, CertificateDefect, CertificateFacts, CertificateOrder, Certifier, ChallengeAnswer, ChallengeDoor,
+    DnsQuestion, DnsSeen, HostnameRow, HostnameView, IssueError, IssuedCertificate, SealedCertificate,
+};
 pub use node::{
     ExecEvent, ExecInput, ExecReply, ExecRequest, ExecSession, GuestProcess, GuestReport, Launch, ListenSocket, Node,
     NodeError, NodeView, StopRequest, TerminalSize,

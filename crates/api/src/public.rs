@@ -1,9 +1,11 @@
 //! What clients say to the control plane over REST, JSON both ways.
 //!
 //! [`machines`] has the Machines API's shapes (`/v1/apps/{app}/machines…`); [`deploys`] has what the platform
-//! adds: releases, deployments, rollback, scale, logs; [`access`] has organizations and tokens.
+//! adds: releases, deployments, rollback, scale, logs; [`access`] has organizations and tokens; [`certificates`] has custom
+//! host names.
 
 pub mod access;
+pub mod certificates;
 pub mod deploys;
 pub mod machines;
 

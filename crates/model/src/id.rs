@@ -111,6 +111,49 @@ name!(
     |text| text.len() == 26 && text.bytes().all(|b| CROCKFORD.contains(&b))
 );
 
+name!(
+    /// A public host name that its owner brings to an app: `shop.example.com`, or `*.example.com` for every name
+    /// directly below one. In lower case, as DNS has it on the wire (RFC 5891 for other scripts).
+    Hostname, "host name",
+    "write at least two labels of lower-case letters, digits and inner dashes, such as shop.example.com or *.example.com",
+    is_hostname
+);
+
+/// Longest host name (RFC 1035, 2.3.4), without the dot at its end.
+const MAX_HOSTNAME: usize = 253;
+
+fn is_hostname(text: &str) -> bool {
+    let base = text.strip_prefix("*.").unwrap_or(text);
+    let is_address = base.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+    text.len() <= MAX_HOSTNAME && base.contains('.') && base.split('.').all(is_dns_label) && !is_address
+}
+
+impl Hostname {
+    /// The host name that a person wrote: in any case, perhaps with a dot at its end.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn of_text(text: &str) -> Result<Self, InvalidName> {
+        let text = text.trim();
+        text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase().parse()
+    }
+
+    /// Whether it stands for every name directly below another.
+    pub fn is_wildcard(&self) -> bool {
+        self.0.starts_with("*.")
+    }
+
+    /// The name without the `*.` of a wildcard: where its records lie in DNS.
+    pub fn base(&self) -> &str {
+        self.0.strip_prefix("*.").unwrap_or(&self.0)
+    }
+
+    /// The wildcard that `name` falls under: `*.example.com` for `shop.example.com`.
+    pub fn wildcard_over(name: &str) -> Option<String> {
+        name.split_once('.').map(|(_, parent)| format!("*.{parent}"))
+    }
+}
+
 impl MachineId {
     /// The identifier that holds these 56 random bits.
     pub fn from_random(random: [u8; 7]) -> Self {
@@ -154,6 +197,46 @@ mod tests {
         for bad in ["", "-a", "a-", "A", "a.b", "a_b", "ä", &"a".repeat(64)] {
             assert!(bad.parse::<AppName>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_host_name_has_labels_and_perhaps_a_star_in_front() {
+        let long = format!("{}.example.com", ["a".repeat(63), "b".repeat(63), "c".repeat(63)].join("."));
+        for good in ["a.b", "shop.example.com", "*.example.com", "xn--bcher-kva.example", "1.example", &long] {
+            assert!(good.parse::<Hostname>().is_ok(), "{good}");
+        }
+        let longer = format!("{long}.{}", "d".repeat(60));
+        for bad in [
+            "",
+            "a",
+            "*",
+            "*.a",
+            "*.",
+            "a.*.b",
+            "**.a.b",
+            "a..b",
+            ".a.b",
+            "a.b.",
+            "A.b",
+            "a_b.c",
+            "127.0.0.1",
+            "*.1.2",
+            "a.b:80",
+            "bücher.de",
+            "-a.b",
+            "a b.c",
+            &longer,
+        ] {
+            assert!(bad.parse::<Hostname>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_host_name_is_read_as_people_write_it() {
+        let name = Hostname::of_text(" *.Example.COM. ").unwrap();
+        assert_eq!((name.as_str(), name.base(), name.is_wildcard()), ("*.example.com", "example.com", true));
+        assert_eq!(Hostname::wildcard_over("shop.example.com").as_deref(), Some("*.example.com"));
+        assert_eq!(Hostname::wildcard_over("localhost"), None);
     }
 
     #[test]
