@@ -7,6 +7,7 @@
 pub mod access;
 pub mod certificates;
 pub mod deploys;
+pub mod edge;
 pub mod machines;
 
 use serde::{Deserialize, Serialize};

@@ -69,6 +69,17 @@ pub enum Handling {
     Raw,
 }
 
+impl std::fmt::Display for Handling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::TlsHttp => "tls, http",
+            Self::Tls => "tls",
+            Self::Raw => "as it is",
+        })
+    }
+}
+
 /// A public port of an app. How it is handled follows the newest version of the configuration that has it.
 #[derive(Debug, Clone)]
 pub struct PortRoute {

@@ -6,6 +6,7 @@
 mod answer;
 mod apps;
 mod deploys;
+mod edge;
 mod exec;
 mod extract;
 mod leases;
@@ -62,6 +63,9 @@ fn documented() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(deploys::rollback))
         .routes(routes!(deploys::scale))
         .routes(routes!(deploys::logs))
+        .routes(routes!(edge::routes))
+        .routes(routes!(edge::connections))
+        .routes(routes!(edge::metrics))
         .routes(routes!(platform::facts))
         .routes(routes!(platform::regions))
 }

@@ -35,7 +35,7 @@ mod store;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::internal::{Drain, ImageResolver, LogQuery, LogSink, Node};
+use api::internal::{Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node};
 use kit::seal::SealingKey;
 use model::Region;
 use tokio_util::sync::CancellationToken;
@@ -73,6 +73,8 @@ pub struct Ports {
     pub images: Arc<dyn ImageResolver>,
     /// Knows when a machine has nothing under way.
     pub drain: Arc<dyn Drain>,
+    /// Shows what the edge does.
+    pub edge: Arc<dyn EdgeView>,
     /// Reads app logs.
     pub logs: Arc<dyn LogQuery>,
     /// Takes what the control plane has to say about apps.

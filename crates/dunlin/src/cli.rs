@@ -18,6 +18,7 @@ mod context;
 mod credentials;
 mod deploy;
 mod deployments;
+mod edge;
 mod exec;
 mod exit;
 mod image;
@@ -106,6 +107,9 @@ pub enum ClientCommand {
     /// Show an app's log
     #[command(visible_alias = "log")]
     Logs(logs::Logs),
+    /// Look at the proxy: live routes and connections
+    #[command(subcommand)]
+    Edge(edge::Edge),
     /// List an app's releases
     Releases,
     /// Run an earlier release again
@@ -160,6 +164,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<Exit, Fai
         ClientCommand::Apps(command) => apps::run(context, command).await?,
         ClientCommand::Status => status::run(context).await?,
         ClientCommand::Logs(command) => logs::run(context, command).await?,
+        ClientCommand::Edge(command) => edge::run(context, command).await?,
         ClientCommand::Releases => releases::list(context).await?,
         ClientCommand::Rollback(command) => releases::rollback(context, command).await?,
         ClientCommand::Deployments(command) => deployments::run(context, command).await?,

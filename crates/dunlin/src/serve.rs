@@ -64,6 +64,9 @@ pub struct ServeOptions {
     /// Host-local addresses of machines; no other network of this host may use them
     #[arg(long, default_value = "10.201.0.0/16")]
     machine_pool: Ipv4Pool,
+    /// Write no access records into the logs of apps
+    #[arg(long)]
+    no_access_records: bool,
     /// Stop all machines and remove their network when this process ends
     #[arg(long)]
     stop_machines_on_exit: bool,

@@ -9,7 +9,13 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bounds, PlatformHost, http::Compressor, journal::Journal, listen::Admission, routing::Routing, tls::Certificates,
+    Bounds, PlatformHost,
+    account::{Connections, Handshakes},
+    http::Compressor,
+    journal::Journal,
+    listen::Admission,
+    routing::Routing,
+    tls::Certificates,
     upstream::Dialer,
 };
 
@@ -28,7 +34,11 @@ pub struct Context {
     /// The generation of `routing`, told after it has been swapped in.
     pub routed: watch::Sender<u64>,
     /// Writes to the logs of apps.
-    pub journal: Journal,
+    pub journal: Arc<Journal>,
+    /// The connections of clients.
+    pub connections: Arc<Connections>,
+    /// What is counted of TLS handshakes.
+    pub handshakes: Handshakes,
     /// Opens connections to machines.
     pub dialer: Dialer,
     /// Compresses answers.

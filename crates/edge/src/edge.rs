@@ -8,10 +8,13 @@ use std::{
     time::Duration,
 };
 
-use api::internal::Drain;
+use api::{
+    internal::{Drain, EdgeView},
+    public::edge::{EdgeConnections, EdgeRoutes},
+};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use model::MachineId;
+use model::{AppName, MachineId};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -21,6 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     EdgeError, EdgeOptions,
+    account::{self, Handshakes},
     context::Context,
     http,
     journal::Journal,
@@ -120,6 +124,21 @@ impl Drain for Edge {
     }
 }
 
+impl EdgeView for Edge {
+    fn metrics(&self, apps: Option<&BTreeSet<AppName>>) -> String {
+        account::render(&self.context, apps)
+    }
+
+    fn routes(&self) -> EdgeRoutes {
+        account::routes(&self.context)
+    }
+
+    fn connections(&self) -> EdgeConnections {
+        let live = self.context.connections.all();
+        EdgeConnections { connections: live.iter().map(|connection| connection.show()).collect() }
+    }
+}
+
 fn bind_all(wanted: &[SocketAddr], flag: &'static str) -> Result<Vec<TcpListener>, EdgeError> {
     wanted.iter().map(|address| bind(*address, flag)).collect()
 }
@@ -136,7 +155,9 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         platform: options.platform.clone(),
         routing: ArcSwap::from_pointee(Routing::default()),
         routed: watch::Sender::new(0),
-        journal: Journal::new(options.logs.clone(), options.region.clone()),
+        journal: Arc::new(Journal::new(options.logs.clone(), options.region.clone(), options.access_records)),
+        connections: Arc::default(),
+        handshakes: Handshakes::default(),
         dialer: Dialer::new(&options.bounds, tasks.clone(), stopping.clone()),
         compressor: http::Compressor::default(),
         certificates,

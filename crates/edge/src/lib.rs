@@ -15,8 +15,10 @@
 //! - Everything that can go wrong is a [`Refusal`]: a stable code, whose fault it is, what to do. The client gets it as
 //!   a page, the app's log as a line.
 //! - Which machine takes a request is a pure function (`pick`); waiting for one is `choose`.
+//! - What was carried is counted and told (`account`): metrics, access records, live tables.
 //! - A request reads one immutable picture; none of it waits for the control plane.
 
+mod account;
 mod choose;
 mod context;
 mod edge;

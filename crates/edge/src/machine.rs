@@ -7,7 +7,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -23,6 +23,7 @@ use tokio::{
 };
 
 use crate::{
+    account::{AppMetrics, MachineMetrics},
     journal::Allowance,
     outlier::{self, Health, Standing, Tally},
     upstream::Pool,
@@ -39,6 +40,7 @@ pub struct Machine {
     settled: Notify,
     closing: watch::Sender<bool>,
     ready_since: Mutex<Instant>,
+    metrics: OnceLock<Box<MachineMetrics>>,
 }
 
 impl Machine {
@@ -52,7 +54,18 @@ impl Machine {
             settled: Notify::new(),
             closing: watch::Sender::new(false),
             ready_since: Mutex::new(Instant::now()),
+            metrics: OnceLock::new(),
         }
+    }
+
+    /// What is counted of it. A machine without traffic costs nothing.
+    pub fn metrics(&self) -> &MachineMetrics {
+        self.metrics.get_or_init(Box::default)
+    }
+
+    /// What has been counted of it, if anything was.
+    pub fn counted(&self) -> Option<&MachineMetrics> {
+        self.metrics.get().map(|metrics| &**metrics)
     }
 
     /// Lets traffic begin.
@@ -117,14 +130,29 @@ pub struct AppState {
     pub name: AppName,
     /// How many requests wait for a machine.
     pub held: AtomicUsize,
-    /// How much may be written to its log.
+    /// How many lines about its traffic may be written to its log.
     pub allowance: Mutex<Allowance>,
+    /// How many access records may be written to its log.
+    pub access_allowance: Mutex<Allowance>,
+    metrics: OnceLock<Box<AppMetrics>>,
 }
 
 impl AppState {
     /// An app for which nothing waits.
     pub fn new(name: AppName) -> Self {
-        Self { name, held: AtomicUsize::new(0), allowance: Mutex::default() }
+        let access_allowance = Mutex::new(Allowance::of_access());
+        let allowance = Mutex::new(Allowance::of_refusals());
+        Self { name, held: AtomicUsize::new(0), allowance, access_allowance, metrics: OnceLock::new() }
+    }
+
+    /// What is counted of it. An app without traffic costs nothing.
+    pub fn metrics(&self) -> &AppMetrics {
+        self.metrics.get_or_init(Box::default)
+    }
+
+    /// What has been counted of it, if anything was.
+    pub fn counted(&self) -> Option<&AppMetrics> {
+        self.metrics.get().map(|metrics| &**metrics)
     }
 }
 

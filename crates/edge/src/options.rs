@@ -45,6 +45,8 @@ pub struct EdgeOptions {
     pub reserved_ports: BTreeSet<u16>,
     /// The port that clients use for HTTPS, if it is not the one listened on.
     pub public_https_port: Option<u16>,
+    /// Write an access record for each request into its app's log.
+    pub access_records: bool,
     /// How much, how long.
     pub bounds: Bounds,
 }

@@ -64,6 +64,11 @@ impl Routing {
         self.apps.get(name)
     }
 
+    /// Every app, in no order.
+    pub fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
+        self.apps.values()
+    }
+
     /// A machine that the edge knows, whether or not the catalog still does.
     pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
         self.machines.get(id)

@@ -10,6 +10,7 @@ use tokio::{
 
 use crate::{
     Refusal,
+    account::Counted,
     choose::{Chosen, Search},
     context::Context,
     http::Client,
@@ -17,13 +18,19 @@ use crate::{
 
 /// Joins a client's connection with one to a machine of the app, both ways, each direction ending by itself
 /// (half-close), until both have ended.
-pub async fn carry(context: Arc<Context>, app: AppName, mut io: impl AsyncRead + AsyncWrite + Unpin, client: Client) {
+pub async fn carry(context: Arc<Context>, app: AppName, io: impl AsyncRead + AsyncWrite + Unpin, client: Client) {
+    let _entered = context.connections.enter(&client.connection);
+    if let Some(app) = context.routing.load().app(app.as_str()) {
+        client.connection.is_for(&app.state);
+    }
+    let mut io = Counted::new(io, client.connection.clone());
     let carried = async {
         match connect(&context, &app, client.port).await {
-            Ok((mut machine, _chosen)) => {
+            Ok((mut machine, chosen)) => {
                 if let Err(error) = copy_bidirectional(&mut io, &mut machine).await {
                     tracing::debug!(%app, peer = %client.peer, "a connection ended: {error}");
                 }
+                chosen.lease.target.machine.metrics().disconnects.one();
             }
             Err(refusal) => tell(&context, &app, &refusal, &client),
         }

@@ -16,6 +16,8 @@ pub enum LogSource {
     Guest,
     /// The platform: machine lifecycle, health checks, proxy errors.
     Platform,
+    /// The proxy, about one request: an access record.
+    Access,
 }
 
 /// One line of an app's log.

@@ -1,11 +1,13 @@
 //! The smaller ports: images, logs, draining.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use model::{AppName, Digest, ImageConfig, ImageSpec, MachineId, OrgSlug, log::LogRecord};
 use thiserror::Error;
 use tokio::sync::mpsc;
+
+use crate::public::edge::{EdgeConnections, EdgeRoutes};
 
 /// Why an image could not be found, fetched or made bootable.
 #[derive(Debug, Clone, Error)]
@@ -185,6 +187,18 @@ pub trait Drain: Send + Sync {
     /// node's view) and nothing is under way to it. Returns how many requests and connections were still open
     /// when `deadline` passed; 0 means that it is drained.
     async fn drained(&self, machine: &MachineId, generation: u64, deadline: Duration) -> usize;
+}
+
+/// Shows what the edge does at this moment.
+pub trait EdgeView: Send + Sync {
+    /// Its counters as Prometheus reads them: those of some apps, or all.
+    fn metrics(&self, apps: Option<&BTreeSet<AppName>>) -> String;
+
+    /// What leads where.
+    fn routes(&self) -> EdgeRoutes;
+
+    /// The live connections of clients.
+    fn connections(&self) -> EdgeConnections;
 }
 
 #[async_trait]

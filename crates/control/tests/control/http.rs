@@ -130,10 +130,22 @@ async fn organizations_do_not_see_each_other() {
     let prefix = |machine: &Value| machine["private_ip"].as_str().unwrap().split(':').nth(2).unwrap().to_owned();
     assert_ne!(prefix(&machine), prefix(&reef), "networks of different organizations are different networks");
 
+    let routed = async |client: &Client| {
+        let routes = client.get("/v1/edge/routes").await.ok();
+        routes["apps"].as_array().unwrap().iter().map(|app| app["name"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(routed(&birds).await, ["nest"]);
+    assert_eq!(routed(&admin).await, ["nest", "reef"]);
+    fish.get("/v1/edge/routes?app=nest").await.refused(404);
+    fish.get("/v1/edge/connections?app=nest").await.refused(404);
+    let counters = fish.get("/metrics").await.text;
+    assert!(counters.contains("reef") && !counters.contains("nest"), "{counters}");
+
     // An app's token reaches that app, and decides nothing about it.
     let deploy = birds.post("/v1/apps/nest/deploy_token", json!({})).await.ok();
     let deployer = running.client(deploy["token"].as_str().unwrap());
     deployer.get("/v1/apps/nest").await.ok();
+    assert_eq!(routed(&deployer).await, ["nest"]);
     deployer.delete("/v1/apps/nest").await.refused(403);
     deployer.post("/v1/apps/nest/deploy_token", json!({})).await.refused(403);
     deployer.post("/v1/apps", json!({"name": "x", "org_slug": "birds"})).await.refused(404);

@@ -5,6 +5,7 @@ use api::public::{
     deploys::{
         DeployEvent, DeployRequest, Deployment, Plan, Platform, Release, ReleaseConfig, RollbackRequest, ScaleRequest,
     },
+    edge::{EdgeConnections, EdgeRoutes},
     machines::{
         App, AppList, CreateApp, ExecMachine, ExecReply, Machine, Organization, SecretList, SetSecrets, StartReply,
         StopMachine,
@@ -22,6 +23,16 @@ impl Client {
     /// Facts about the platform.
     pub async fn platform(&self) -> Answer<Platform> {
         self.get("/v1/platform", &[]).await
+    }
+
+    /// What leads where at the edge: for all apps, or for one.
+    pub async fn edge_routes(&self, app: Option<&AppName>) -> Answer<EdgeRoutes> {
+        self.get("/v1/edge/routes", &of_app(app)).await
+    }
+
+    /// The live connections of clients: of all apps, or of one.
+    pub async fn edge_connections(&self, app: Option<&AppName>) -> Answer<EdgeConnections> {
+        self.get("/v1/edge/connections", &of_app(app)).await
     }
 
     /// The apps of all organizations that the caller may act for, or of one.
@@ -173,4 +184,8 @@ impl Client {
     pub async fn create_app_token(&self, app: &AppName, request: &CreateToken) -> Answer<TokenReply> {
         self.post(&format!("/v1/apps/{app}/deploy_token"), request).await
     }
+}
+
+fn of_app(app: Option<&AppName>) -> Vec<(&'static str, String)> {
+    app.map(|app| ("app", app.to_string())).into_iter().collect()
 }

@@ -87,6 +87,7 @@ fn line(record: &LogRecord) -> String {
         LogSource::Stderr => "stderr",
         LogSource::Guest => "guest",
         LogSource::Platform => "platform",
+        LogSource::Access => "access",
     };
     let machine = record.machine.as_ref().map_or("-", |machine| machine.as_str());
     let time = kit::clock::rfc3339(record.timestamp_ns / 1_000_000);

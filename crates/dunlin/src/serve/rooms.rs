@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::{Drain, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
+use api::internal::{Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
 use axum::{
     Router,
     http::StatusCode,
@@ -72,6 +72,7 @@ impl Rooms {
             node: Arc::clone(&node) as Arc<dyn Node>,
             images: Arc::clone(&images) as Arc<dyn ImageResolver>,
             drain: Arc::clone(&edge) as Arc<dyn Drain>,
+            edge: Arc::clone(&edge) as Arc<dyn EdgeView>,
             logs: Arc::clone(&logs) as Arc<dyn LogQuery>,
             log_sink: logs as Arc<dyn LogSink>,
             sealing_key,
@@ -204,6 +205,7 @@ fn edge_options(
             .collect::<BTreeMap<_, _>>(),
         reserved_ports: BTreeSet::from([api.port(), 22, 53]),
         public_https_port: None,
+        access_records: !options.no_access_records,
         bounds: Bounds::default(),
     })
 }

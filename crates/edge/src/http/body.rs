@@ -10,9 +10,10 @@ use bytes::Bytes;
 use http_body_util::{Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::{compress::Compressed, headers};
+use super::{compress::Compressed, headers, serve::Busy};
 use crate::{
     Refusal,
+    account::Account,
     context::Context as Shared,
     machine::{AppState, Lease},
     options::BoxError,
@@ -144,5 +145,42 @@ impl Body for ResponseBody {
             Self::Platform(body) => body.size_hint(),
             Self::Whole(body) => body.size_hint(),
         }
+    }
+}
+
+/// An answer's body as a client reads it: its account is kept, and its connection does not lie idle meanwhile.
+pub struct ClientBody {
+    body: ResponseBody,
+    account: Account,
+    _busy: Busy,
+}
+
+impl ClientBody {
+    /// A body whose bytes go into this account.
+    pub fn new(body: ResponseBody, account: Account, busy: Busy) -> Self {
+        Self { body, account, _busy: busy }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => self.account.went_out(frame.data_ref().map_or(0, Bytes::len)),
+            Some(Err(_)) => self.account.failed("PC05"),
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -17,5 +17,6 @@ pub use compress::Compressor;
 pub use headers::clean_trailers;
 pub use host::name as host_name;
 pub use inbound::InboundBody;
+pub use request_id::RequestId;
 pub use serve::{Client, Secured, serve, server};
 pub use upgrade::Upgrade;

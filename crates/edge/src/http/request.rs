@@ -18,7 +18,7 @@ use model::{AppName, machine::Port};
 
 use super::{
     answer::Dress,
-    body::{MachineBody, ResponseBody},
+    body::{ClientBody, MachineBody, ResponseBody},
     headers,
     host::{Host, check_target},
     inbound::InboundBody,
@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     Refusal,
+    account::Account,
     choose::{Chosen, Search},
     context::{Context, Destination},
     machine::AppState,
@@ -43,16 +44,21 @@ use crate::{
 const MAX_RESENDS: u32 = 2;
 
 /// Answers a request, whatever happens.
-pub async fn answer(context: Arc<Context>, busy: &Busy, request: Request<InboundBody>) -> Response<ResponseBody> {
+pub async fn answer(context: Arc<Context>, busy: Busy, mut request: Request<InboundBody>) -> Response<ClientBody> {
     let id = RequestId::new(&context.region);
+    busy.0.connection.request();
+    let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
     let (format, version) = (Format::of(request.headers()), request.version());
-    route(&context, busy, &id, request).await.unwrap_or_else(|refusal| {
+    let response = route(&context, &busy, &id, &account, request).await.unwrap_or_else(|refusal| {
+        account.refused(&refusal);
         let mut page = page::answer(&refusal, format, &id);
         if refusal.ends_connection() && version < Version::HTTP_2 {
             page.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
         }
         signed(page, &id)
-    })
+    });
+    account.answered(response.status());
+    response.map(|body| ClientBody::new(body, account, busy))
 }
 
 fn signed(mut response: Response<ResponseBody>, id: &RequestId) -> Response<ResponseBody> {
@@ -65,6 +71,7 @@ async fn route(
     context: &Arc<Context>,
     busy: &Busy,
     id: &RequestId,
+    account: &Account,
     mut request: Request<InboundBody>,
 ) -> Result<Response<ResponseBody>, Refusal> {
     let client = &busy.0;
@@ -81,7 +88,7 @@ async fn route(
             Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), id))
         }
         Destination::App(app) => {
-            let visit = Visit { context, busy, id, host, app: &app, upgrade };
+            let visit = Visit { context, busy, id, account, host, app: &app, upgrade };
             visit.carry(request).await
         }
         _ => Err(Refusal::UnknownHost { host: host.name }),
@@ -119,6 +126,7 @@ struct Visit<'a> {
     context: &'a Arc<Context>,
     busy: &'a Busy,
     id: &'a RequestId,
+    account: &'a Account,
     host: Host,
     app: &'a AppName,
     upgrade: Option<Upgrade>,
@@ -130,6 +138,8 @@ impl Visit<'_> {
         let unknown = || Refusal::UnknownHost { host: self.host.name.clone() };
         let app = routing.app(self.app.as_str()).ok_or_else(unknown)?;
         let (state, what) = (app.state.clone(), self.describe(&request));
+        self.account.is_for(&state, &self.host.name);
+        self.busy.0.connection.is_for(&state);
         let gate = self.gate(app, &request).inspect_err(|refusal| self.tell(&state, refusal, &what))?;
         let dress = match gate {
             Gate::Open(port) => Dress::of(port, &request),
@@ -207,6 +217,7 @@ impl Visit<'_> {
         what: String,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let Answered { mut response, keep } = answered;
+        self.account.answered_by(&chosen.lease.target.machine);
         let version = response.version();
         headers::to_client(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;

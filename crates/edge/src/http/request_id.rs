@@ -14,6 +14,11 @@ impl RequestId {
         Self(format!("{ulid}-{region}"))
     }
 
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// As a field's value.
     pub fn value(&self) -> HeaderValue {
         HeaderValue::from_str(&self.0).expect("letters, digits and a dash are a field's value")

@@ -3,21 +3,14 @@
 use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{self, Poll},
     time::Duration,
 };
 
-use bytes::Bytes;
-use hyper::{
-    Request,
-    body::{Body, Frame, Incoming, SizeHint},
-    service::service_fn,
-};
+use hyper::{Request, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -27,8 +20,13 @@ use tokio::{
     time::Instant,
 };
 
-use super::{InboundBody, body::ResponseBody, request};
-use crate::{Bounds, context::Context, options::BoxError};
+use super::{InboundBody, request};
+use crate::{
+    Bounds,
+    account::{Connection, Counted},
+    context::Context,
+    options::BoxError,
+};
 
 /// How long a connection gets to end by itself once it has been asked to.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -45,6 +43,8 @@ pub struct Client {
     pub port: u16,
     /// The connection is secured: for which server name, if it said one.
     pub secured: Option<Secured>,
+    /// What is counted of the connection.
+    pub connection: Arc<Connection>,
     activity: Activity,
 }
 
@@ -57,7 +57,9 @@ pub struct Secured {
 impl Client {
     /// A client who has just connected.
     pub fn new(peer: SocketAddr, local: SocketAddr, port: u16, secured: Option<Secured>) -> Self {
-        Self { peer, local, port, secured, activity: Activity::new() }
+        let name = secured.as_ref().and_then(|secured| secured.name.clone());
+        let connection = Arc::new(Connection::new(peer, port, secured.is_some(), name));
+        Self { peer, local, port, secured, connection, activity: Activity::new() }
     }
 
     /// His address; IPv4 as such, though it came through a socket for both.
@@ -102,12 +104,13 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = Arc::new(client);
+    let _entered = context.connections.enter(&client.connection);
+    let io = Counted::new(io, client.connection.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (context, client) = (context.clone(), client.clone());
         async move {
             let busy = Busy::new(client);
-            let response = request::answer(context, &busy, request.map(InboundBody::from)).await;
-            Ok::<_, Infallible>(response.map(|body| ClientBody { body, _busy: busy }))
+            Ok::<_, Infallible>(request::answer(context, busy, request.map(InboundBody::from)).await)
         }
     });
     let connection = context.server.serve_connection_with_upgrades(TokioIo::new(io), service);
@@ -179,31 +182,5 @@ impl Drop for Busy {
         let activity = &self.0.activity;
         *activity.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         activity.under_way.fetch_sub(1, Relaxed);
-    }
-}
-
-/// A body that keeps its connection from lying idle.
-struct ClientBody {
-    body: ResponseBody,
-    _busy: Busy,
-}
-
-impl Body for ClientBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }

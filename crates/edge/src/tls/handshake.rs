@@ -29,11 +29,15 @@ enum Then {
 /// Ends TLS on a connection and carries on with what is inside.
 pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
     let deadline = Instant::now() + context.bounds.handshake;
-    let shaken = timeout_at(deadline, shake_hands(&context, stream, port)).await;
-    let Ok(Some((stream, name, then))) = shaken else {
+    let began = Instant::now();
+    let mut name = None;
+    let shaken = timeout_at(deadline, shake_hands(&context, stream, port, &mut name)).await;
+    let Ok(Some((stream, then))) = shaken else {
+        context.handshakes.failed(name.as_deref());
         tracing::debug!(%peer, port, "a TLS handshake did not come to an end");
         return;
     };
+    context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
     let client = Client::new(peer, local, port, Some(Secured { name }));
     match then {
         Then::Http => http::serve(context, stream, client).await,
@@ -45,12 +49,13 @@ async fn shake_hands(
     context: &Context,
     stream: TcpStream,
     port: u16,
-) -> Option<(TlsStream<TcpStream>, Option<String>, Then)> {
+    name: &mut Option<String>,
+) -> Option<(TlsStream<TcpStream>, Then)> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
-    let name = start.client_hello().server_name().and_then(http::host_name);
+    *name = start.client_hello().server_name().and_then(http::host_name);
     let (config, then) = plan(context, name.as_deref(), port);
     let stream = start.into_stream(config).await.ok()?;
-    Some((stream, name, then?))
+    Some((stream, then?))
 }
 
 /// How to speak with a client who asked for this name, and what comes after; nothing if the handshake is refused.

@@ -9,7 +9,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kit::report::Report;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Keep, RequestBody, pool::Shared};
@@ -57,10 +60,14 @@ impl Dialer {
 
     /// A connection to a machine.
     pub async fn connect(&self, target: &Target) -> Result<TcpStream, Refusal> {
+        let began = Instant::now();
         let connected = timeout(self.connect, TcpStream::connect(target.address)).await;
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.map_err(|error| unreachable(target, &error))?;
         let _ = stream.set_nodelay(true);
+        let metrics = target.machine.metrics();
+        metrics.connects.one();
+        metrics.connect_time.observe(began.elapsed());
         Ok(stream)
     }
 
@@ -104,9 +111,11 @@ impl Dialer {
         let stream = self.connect(target).await?;
         let handshake = self.http1.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| closed_early(target, &error))?;
+        let machine = target.machine.clone();
         self.tasks.spawn(async move {
             // What ends it is told to whoever sends over it.
             let _ = connection.with_upgrades().await;
+            machine.metrics().disconnects.one();
         });
         Ok(sender)
     }
@@ -132,8 +141,10 @@ impl Dialer {
         let stream = self.connect(target).await?;
         let handshake = self.http2.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| bad_answer(target, "HTTP/2", &error))?;
+        let machine = target.machine.clone();
         self.tasks.spawn(async move {
             let _ = connection.await;
+            machine.metrics().disconnects.one();
         });
         *shared = Some(Shared { sender: sender.clone(), epoch: *epoch });
         Ok(sender)

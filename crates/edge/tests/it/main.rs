@@ -1,5 +1,6 @@
 //! The edge as its clients and its machines see it: real listeners, real connections.
 
+mod account;
 mod balance;
 mod content;
 mod curl;

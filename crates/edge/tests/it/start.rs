@@ -24,6 +24,7 @@ async fn refused(change: impl FnOnce(&mut edge::EdgeOptions)) -> EdgeError {
         platform: Default::default(),
         reserved_ports: Default::default(),
         public_https_port: None,
+        access_records: true,
         bounds: Default::default(),
     };
     change(&mut options);

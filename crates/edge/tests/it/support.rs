@@ -26,7 +26,7 @@ use hyper_util::{
 };
 use model::{
     Addresses, ImageSpec, InstanceId, MachineId, NetworkId, Timestamp,
-    log::LogRecord,
+    log::{LogRecord, LogSource},
     machine::{
         CheckState, CheckStatus, Concurrency, ConcurrencyKind, Handler, HttpOptions, MachineConfig, MachineSpec,
         MachineState, Observed, Port, SealedSecrets, Service,
@@ -72,8 +72,13 @@ pub async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 pub struct Logs(Mutex<Vec<LogRecord>>);
 
 impl Logs {
+    /// What apps were told about their traffic, access records left out.
     pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap().iter().map(|record| record.message.clone()).collect()
+        self.of(LogSource::Platform).into_iter().map(|record| record.message).collect()
+    }
+
+    pub fn of(&self, source: LogSource) -> Vec<LogRecord> {
+        self.0.lock().unwrap().iter().filter(|record| record.source == source).cloned().collect()
     }
 
     pub fn has(&self, code: &str) -> bool {
@@ -118,6 +123,7 @@ impl World {
             platform: BTreeMap::new(),
             reserved_ports: BTreeSet::new(),
             public_https_port: None,
+            access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };
         change(&mut options);

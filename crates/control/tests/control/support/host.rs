@@ -12,7 +12,7 @@
 //! | anything else | runs, listens and is healthy |
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -20,9 +20,12 @@ use std::{
     time::Duration,
 };
 
-use api::internal::{
-    Drain, ExecEvent, ExecInput, ExecRequest, ExecSession, GuestProcess, GuestReport, Launch, ListenSocket, Node,
-    NodeError, NodeView, StopRequest,
+use api::{
+    internal::{
+        Drain, EdgeView, ExecEvent, ExecInput, ExecRequest, ExecSession, GuestProcess, GuestReport, Launch,
+        ListenSocket, Node, NodeError, NodeView, StopRequest,
+    },
+    public::edge::{EdgeApp, EdgeConnections, EdgeRoutes},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -365,6 +368,29 @@ impl Node for Host {
 
     fn isolation(&self) -> (Isolation, String) {
         (Isolation::QemuTcg, "this is a test".into())
+    }
+}
+
+/// Two apps of the tests have traffic.
+impl EdgeView for Host {
+    fn metrics(&self, apps: Option<&BTreeSet<AppName>>) -> String {
+        let shown = ["nest", "reef"].into_iter().filter(|name| apps.is_none_or(|apps| apps.contains(*name)));
+        shown.map(|name| format!("fly_edge_http_responses_count{{app=\"{name}\"}} 1\n")).collect()
+    }
+
+    fn routes(&self) -> EdgeRoutes {
+        let app = |name: &str| EdgeApp {
+            name: name.parse().unwrap(),
+            organization: "personal".parse().unwrap(),
+            host: format!("{name}.dunlin.localhost"),
+            waiting: 0,
+            ports: Vec::new(),
+        };
+        EdgeRoutes { generation: 1, apps: ["nest", "reef"].map(app).into(), left_out: Vec::new() }
+    }
+
+    fn connections(&self) -> EdgeConnections {
+        EdgeConnections::default()
     }
 }
 

@@ -52,6 +52,7 @@ impl World {
             node: self.host.clone(),
             images: self.images.clone(),
             drain: self.host.clone(),
+            edge: self.host.clone(),
             logs: self.logs.clone(),
             log_sink: self.logs.clone(),
             sealing_key: key,

@@ -1,0 +1,89 @@
+//! What leads where at this moment, and why a machine is chosen or not.
+
+use api::public::edge::{EdgeApp, EdgeLeftOut, EdgeMachine, EdgePort, EdgeRoutes};
+use catalog::{Backend, PortRoute, Standing};
+
+use crate::{
+    context::Context,
+    machine::Target,
+    outlier::{self, Why},
+    routing::{App, Candidate},
+};
+
+/// What the edge routes by, for people.
+pub fn routes(context: &Context) -> EdgeRoutes {
+    let routing = context.routing.load();
+    let mut apps: Vec<EdgeApp> = routing.apps().map(|app| edge_app(context, app)).collect();
+    apps.sort_by(|a, b| a.name.cmp(&b.name));
+    let left_out = routing.snapshot.quarantined.iter().map(|it| EdgeLeftOut {
+        app: it.app.clone(),
+        machine: it.machine.clone(),
+        reason: it.reason.clone(),
+    });
+    EdgeRoutes { generation: routing.snapshot.generation, apps, left_out: left_out.collect() }
+}
+
+fn edge_app(context: &Context, app: &App) -> EdgeApp {
+    let ports = app.route.ports.iter().map(|(port, route)| edge_port(app, *port, route));
+    EdgeApp {
+        name: app.route.name.clone(),
+        organization: app.route.org.clone(),
+        host: format!("{}.{}", app.route.name, context.domain),
+        waiting: app.state.held.load(std::sync::atomic::Ordering::Relaxed),
+        ports: ports.collect(),
+    }
+}
+
+fn edge_port(app: &App, port: u16, route: &PortRoute) -> EdgePort {
+    let machines = route.backends.iter().map(|backend| edge_machine(backend, candidate(app, port, backend)));
+    EdgePort { port, handling: route.handling.to_string(), machines: machines.collect() }
+}
+
+/// The live state of a machine that takes traffic.
+fn candidate<'a>(app: &'a App, port: u16, backend: &Backend) -> Option<&'a Candidate> {
+    app.ready(port).iter().find(|candidate| candidate.target.machine.id == backend.machine.id)
+}
+
+fn edge_machine(backend: &Backend, candidate: Option<&Candidate>) -> EdgeMachine {
+    let load = candidate.map_or(0, |candidate| candidate.target.load());
+    EdgeMachine {
+        id: backend.machine.id.clone(),
+        region: backend.machine.region.clone(),
+        internal_port: backend.internal_port,
+        takes_traffic: candidate.is_some() && backend.hard_limit.is_none_or(|limit| load < limit),
+        load,
+        soft_limit: backend.soft_limit,
+        hard_limit: backend.hard_limit,
+        why: candidate.map_or_else(|| why_not(backend), |candidate| why(backend, &candidate.target, load)),
+    }
+}
+
+fn why(backend: &Backend, target: &Target, load: u32) -> String {
+    if let Some(limit) = backend.hard_limit.filter(|limit| load >= *limit) {
+        return format!("full: at its hard limit of {limit}");
+    }
+    match target.standing() {
+        outlier::Standing::Avoided(Why::Failing) => "avoided for a while: the last requests to it failed".into(),
+        outlier::Standing::Avoided(Why::Outlier) => {
+            "avoided for a while: requests to it fail more often than to the others".into()
+        }
+        outlier::Standing::Probed => "tried with one request at a time: requests to it failed a moment ago".into(),
+        outlier::Standing::Good if load >= backend.soft_limit => {
+            format!("others are preferred: above its soft limit of {}", backend.soft_limit)
+        }
+        outlier::Standing::Good => "ready".into(),
+    }
+}
+
+fn why_not(backend: &Backend) -> String {
+    let ago = |since: model::Timestamp| kit::clock::unix_ms().saturating_sub(since.0) / 1000;
+    match backend.machine.standing {
+        Standing::Ready => "about to be taken into the choice".into(),
+        Standing::Coming => format!("on its way up: {}", backend.machine.state),
+        Standing::Failing { since } => format!("its checks have not passed for {} s; see `dunlin status`", ago(since)),
+        Standing::Cordoned { since } => {
+            format!("cordoned for {} s; `dunlin machine uncordon` puts it back", ago(since))
+        }
+        Standing::Away => format!("it is {}", backend.machine.state),
+    }
+}

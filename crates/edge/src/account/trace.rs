@@ -1,0 +1,129 @@
+//! Trace context (W3C Recommendation of 2021-11-23): which trace a request belongs to.
+//!
+//! A request that comes with a valid `traceparent` continues its trace: the edge is a span of it, and the machine gets
+//! the edge's span as its parent. Any other request begins a new trace. `tracestate` passes as it is.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+/// `00-<32 hex>-<16 hex>-<2 hex>`
+const LENGTH: usize = 55;
+
+/// Where a request stands in its trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// The trace, 32 hexadecimal digits.
+    pub trace_id: String,
+    /// The edge's own span in it, 16 hexadecimal digits.
+    pub span_id: String,
+    sampled: bool,
+}
+
+impl Trace {
+    /// The trace of a request; its header then says what the machine shall read.
+    pub fn take_part(headers: &mut HeaderMap) -> Self {
+        let mut fields = headers.get_all(TRACEPARENT).iter();
+        let parent = fields.next().filter(|_| fields.next().is_none());
+        let trace = match parent.and_then(|field| parse(field.as_bytes())) {
+            Some((trace_id, sampled)) => Self { trace_id: trace_id.to_owned(), span_id: digits::<8>(), sampled },
+            None => {
+                // A list of states belongs to the trace that it came with.
+                headers.remove(TRACESTATE);
+                Self { trace_id: digits::<16>(), span_id: digits::<8>(), sampled: false }
+            }
+        };
+        headers.insert(TRACEPARENT, trace.value());
+        trace
+    }
+
+    fn value(&self) -> HeaderValue {
+        let text = format!("00-{}-{}-0{}", self.trace_id, self.span_id, u8::from(self.sampled));
+        HeaderValue::from_str(&text).expect("digits and dashes are a field's value")
+    }
+}
+
+/// The trace's id and whether it is sampled. Later versions may be longer, and are read as far as this one knows them.
+fn parse(field: &[u8]) -> Option<(&str, bool)> {
+    let text = std::str::from_utf8(field).ok()?;
+    let mut parts = text.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let good_length = if version == "00" { text.len() == LENGTH } else { text.len() >= LENGTH };
+    let good = good_length
+        && version != "ff"
+        && is_hex(version, 2)
+        && is_hex(trace, 32)
+        && is_hex(parent, 16)
+        && is_hex(flags, 2)
+        && trace.bytes().any(|digit| digit != b'0')
+        && parent.bytes().any(|digit| digit != b'0');
+    good.then(|| (trace, u8::from_str_radix(flags, 16).is_ok_and(|flags| flags & 1 == 1)))
+}
+
+fn is_hex(text: &str, length: usize) -> bool {
+    text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// So many random bytes in hexadecimal digits; never all zero.
+fn digits<const N: usize>() -> String {
+    let mut bytes: [u8; N] = kit::random::bytes();
+    bytes[0] |= 1;
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn with(fields: &[&str]) -> (HeaderMap, Trace) {
+        let mut headers = HeaderMap::new();
+        headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
+        for field in fields {
+            headers.append(TRACEPARENT, field.parse().unwrap());
+        }
+        let trace = Trace::take_part(&mut headers);
+        (headers, trace)
+    }
+
+    #[test]
+    fn a_trace_goes_on_with_the_edge_as_parent() {
+        let (headers, trace) = with(&[PARENT]);
+        assert_eq!(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_ne!(trace.span_id, "00f067aa0ba902b7");
+        assert_eq!(headers[TRACEPARENT], format!("00-{}-{}-01", trace.trace_id, trace.span_id));
+        assert_eq!(headers[TRACESTATE], "a=b");
+        let later = format!("cc{}-what-comes", &PARENT[2..]);
+        assert_eq!(with(&[&later]).1.trace_id, trace.trace_id);
+    }
+
+    #[test]
+    fn anything_else_begins_a_new_one() {
+        let zero_trace = format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32));
+        let zero_parent = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-{}-01", "0".repeat(16));
+        let (upper, longer) = (PARENT.to_uppercase(), format!("{PARENT}-00"));
+        let invalid = format!("ff{}", &PARENT[2..]);
+        for bad in [&zero_trace[..], &zero_parent, &upper, &longer, &invalid, "", "00-1-2-3"] {
+            let (headers, trace) = with(&[bad]);
+            assert_ne!(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
+            assert!(!headers.contains_key(TRACESTATE), "{bad}");
+            assert!(parse(headers[TRACEPARENT].as_bytes()).is_some());
+        }
+        assert_ne!(with(&[PARENT, PARENT]).1.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+    }
+
+    proptest! {
+        #[test]
+        fn what_the_machine_reads_is_always_valid(field: Vec<u8>) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_bytes(&field) {
+                headers.insert(TRACEPARENT, value);
+            }
+            Trace::take_part(&mut headers);
+            prop_assert!(parse(headers[TRACEPARENT].as_bytes()).is_some());
+        }
+    }
+}

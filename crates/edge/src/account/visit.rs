@@ -1,0 +1,120 @@
+//! The account of one request, from its coming to the end of its answer.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use http::{Method, Request, StatusCode, Version};
+use tokio::time::Instant;
+
+use super::{Trace, record::Record};
+use crate::{
+    Refusal,
+    http::RequestId,
+    journal::Journal,
+    machine::{AppState, Machine},
+};
+
+/// What is known of a request so far. Dropping it closes the account: its record is written.
+pub struct Account {
+    journal: Arc<Journal>,
+    id: RequestId,
+    trace: Trace,
+    client: IpAddr,
+    began: Instant,
+    method: Method,
+    target: String,
+    version: Version,
+    host: OnceLock<String>,
+    app: OnceLock<Arc<AppState>>,
+    machine: OnceLock<Arc<Machine>>,
+    code: OnceLock<&'static str>,
+    answer: OnceLock<(StatusCode, Duration)>,
+    bytes_out: u64,
+}
+
+impl Account {
+    /// Opens the account of a request, which from here on is part of a trace.
+    pub fn open<B>(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Request<B>) -> Self {
+        let trace = Trace::take_part(request.headers_mut());
+        let target = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        Self {
+            journal: journal.clone(),
+            id: id.clone(),
+            trace,
+            client,
+            began: Instant::now(),
+            method: request.method().clone(),
+            target,
+            version: request.version(),
+            host: OnceLock::new(),
+            app: OnceLock::new(),
+            machine: OnceLock::new(),
+            code: OnceLock::new(),
+            answer: OnceLock::new(),
+            bytes_out: 0,
+        }
+    }
+
+    /// It is for this app, by this host name.
+    pub fn is_for(&self, app: &Arc<AppState>, host: &str) {
+        let _ = self.app.set(app.clone());
+        let _ = self.host.set(host.to_owned());
+    }
+
+    /// This machine answered.
+    pub fn answered_by(&self, machine: &Arc<Machine>) {
+        let _ = self.machine.set(machine.clone());
+    }
+
+    /// It was refused, or broke off.
+    pub fn refused(&self, refusal: &Refusal) {
+        self.failed(refusal.code());
+    }
+
+    /// It did not come to a good end, for the reason that this code stands for.
+    pub fn failed(&self, code: &'static str) {
+        let _ = self.code.set(code);
+    }
+
+    /// The header of its answer goes out.
+    pub fn answered(&self, status: StatusCode) {
+        let took = self.began.elapsed();
+        let _ = self.answer.set((status, took));
+        if let Some(app) = self.app.get() {
+            app.metrics().responses.observe(status.as_u16(), took);
+        }
+        if let Some(machine) = self.machine.get() {
+            machine.metrics().responses.observe(status.as_u16(), took);
+        }
+    }
+
+    /// So many bytes of its answer's body went out.
+    pub fn went_out(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let Some(app) = self.app.get() else { return };
+        let (status, first_byte) = self.answer.get().copied().unwrap_or_default();
+        let record = Record {
+            method: &self.method,
+            target: &self.target,
+            host: self.host.get().map_or("", String::as_str),
+            version: self.version,
+            client: self.client,
+            status: status.as_u16(),
+            code: self.code.get().copied(),
+            bytes_out: self.bytes_out,
+            first_byte,
+            total: self.began.elapsed(),
+            request_id: self.id.as_str(),
+            trace_id: &self.trace.trace_id,
+        };
+        self.journal.access(app, self.machine.get().map(|machine| &machine.id), &record);
+    }
+}
