@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use catalog::MachineRoute;
 use model::{AppName, MachineId, Timestamp};
 use tokio::time::{Instant, timeout_at};
 
@@ -33,10 +34,14 @@ use crate::{
 pub struct Chosen {
     /// The place. It is given free when this is dropped.
     pub lease: Lease,
+    /// What the catalog says of the machine.
+    pub route: Arc<MachineRoute>,
     /// Speak HTTP/2 with prior knowledge to it.
     pub h2: bool,
     /// Connections to it may be used for one request after another.
     pub reuse: bool,
+    /// When the connection has to be there.
+    pub reach_by: Option<Instant>,
 }
 
 /// A request's way to a machine: what it has tried and since when it waits.
@@ -45,6 +50,7 @@ pub struct Search<'a> {
     app: &'a AppName,
     port: u16,
     wish: Wish,
+    reach_by: Option<Instant>,
     began: Instant,
     tried: BTreeSet<MachineId>,
     attempts: u32,
@@ -61,7 +67,7 @@ impl<'a> Search<'a> {
     /// A search for a machine of an app that has this public port.
     pub fn new(context: &'a Context, app: &'a AppName, port: u16) -> Self {
         let (wish, tried) = (Wish::default(), BTreeSet::new());
-        Self { context, app, port, wish, began: Instant::now(), tried, attempts: 0 }
+        Self { context, app, port, wish, reach_by: None, began: Instant::now(), tried, attempts: 0 }
     }
 
     /// Looks for what a request wants.
@@ -70,9 +76,10 @@ impl<'a> Search<'a> {
         self
     }
 
-    /// What it looks for.
-    pub fn wish(&self) -> &Wish {
-        &self.wish
+    /// Looks for it no longer than this.
+    pub fn reach_by(mut self, reach_by: Option<Instant>) -> Self {
+        self.reach_by = reach_by;
+        self
     }
 
     /// A machine with room, waiting for one as long as the bounds allow.
@@ -105,8 +112,10 @@ impl<'a> Search<'a> {
                     () = freed => {}
                 }
             };
-            if timeout_at(self.began + wait, news).await.is_err() {
-                return Err(self.waited(app));
+            let enough = self.began + wait;
+            let until = self.reach_by.map_or(enough, |reach_by| reach_by.min(enough));
+            if timeout_at(until, news).await.is_err() {
+                return Err(if until < enough { self.late() } else { self.waited(app) });
             }
         }
     }
@@ -121,14 +130,26 @@ impl<'a> Search<'a> {
         if !self.all_tried() && self.attempts < MAX_ATTEMPTS {
             return Ok(());
         }
+        if self.reach_by.is_some_and(|reach_by| reach_by <= Instant::now()) {
+            return Err(self.late());
+        }
         let starting = machine.ready_for() < self.context.bounds.startup_grace;
         let enough = if starting { MAX_ATTEMPTS } else { ROUNDS_WHEN_UP * self.tried.len() as u32 };
         if self.attempts >= enough.min(MAX_ATTEMPTS) || self.began.elapsed() >= self.context.bounds.hold {
             return Err(self.exhausted(cause));
         }
         let doublings = (self.attempts - self.tried.len() as u32).min(8);
-        tokio::time::sleep(PAUSE.0.saturating_mul(1 << doublings).min(PAUSE.1)).await;
+        let pause = Instant::now() + PAUSE.0.saturating_mul(1 << doublings).min(PAUSE.1);
+        tokio::time::sleep_until(self.reach_by.map_or(pause, |reach_by| reach_by.min(pause))).await;
         Ok(())
+    }
+
+    /// An attempt failed that must not be made again.
+    pub fn given_up(&self, lease: &Lease, cause: Refusal) -> Refusal {
+        if cause.machine().is_some() {
+            self.context.routing.load().blame(self.app, &lease.target);
+        }
+        cause
     }
 
     fn known<'r>(&self, routing: &'r Routing) -> Result<&'r Arc<App>, Refusal> {
@@ -158,7 +179,14 @@ impl<'a> Search<'a> {
                 let candidate = &ready[index];
                 let lease = candidate.target.lease(candidate.hard_limit);
                 lease.map_or(Attempt::Closed, |lease| {
-                    Attempt::Chosen(Chosen { lease, h2: candidate.h2, reuse: candidate.reuse })
+                    let route = candidate.route.clone();
+                    Attempt::Chosen(Chosen {
+                        lease,
+                        route,
+                        h2: candidate.h2,
+                        reuse: candidate.reuse,
+                        reach_by: self.reach_by,
+                    })
                 })
             }
         }
@@ -183,6 +211,11 @@ impl<'a> Search<'a> {
             return Refusal::NotReady { app: name, waited, machines: app.machines_in_words() };
         }
         Refusal::Full { app: name, waited }
+    }
+
+    /// The order that sent the request here gave it less time.
+    fn late(&self) -> Refusal {
+        Refusal::ReplayTimeout { app: self.app.clone(), waited: self.began.elapsed() }
     }
 
     fn exhausted(&self, cause: Refusal) -> Refusal {

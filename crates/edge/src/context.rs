@@ -16,7 +16,7 @@ use crate::{
     listen::Admission,
     routing::Routing,
     tls::Certificates,
-    upstream::Dialer,
+    upstream::{Dialer, KeepBounds},
 };
 
 /// What every connection shares.
@@ -41,6 +41,8 @@ pub struct Context {
     pub handshakes: Handshakes,
     /// Opens connections to machines.
     pub dialer: Dialer,
+    /// How much of the bodies of requests is kept.
+    pub kept: Arc<KeepBounds>,
     /// Compresses answers.
     pub compressor: Compressor,
     /// Proves who we are to clients.

@@ -31,7 +31,7 @@ use crate::{
     listen::{Admission, Doors, accept, bind},
     routing::{Registry, Routing},
     tls::Certificates,
-    upstream::Dialer,
+    upstream::{Dialer, KeepBounds},
 };
 
 /// How long before a drain's deadline WebSockets are asked to close, at most.
@@ -160,6 +160,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         handshakes: Handshakes::default(),
         dialer: Dialer::new(&options.bounds, tasks.clone(), stopping.clone()),
         compressor: http::Compressor::default(),
+        kept: KeepBounds::new(options.bounds.kept_bytes, options.bounds.kept_bytes_overall),
         certificates,
         server: http::server(&options.bounds),
         admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),

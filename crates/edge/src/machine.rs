@@ -26,6 +26,7 @@ use crate::{
     account::{AppMetrics, MachineMetrics},
     journal::Allowance,
     outlier::{self, Health, Standing, Tally},
+    replay::{Quota, ReplayCache},
     upstream::Pool,
 };
 
@@ -134,15 +135,22 @@ pub struct AppState {
     pub allowance: Mutex<Allowance>,
     /// How many access records may be written to its log.
     pub access_allowance: Mutex<Allowance>,
+    /// Where its requests were sent that it sent elsewhere.
+    pub replays: ReplayCache,
     metrics: OnceLock<Box<AppMetrics>>,
 }
 
 impl AppState {
     /// An app for which nothing waits.
-    pub fn new(name: AppName) -> Self {
-        let access_allowance = Mutex::new(Allowance::of_access());
-        let allowance = Mutex::new(Allowance::of_refusals());
-        Self { name, held: AtomicUsize::new(0), allowance, access_allowance, metrics: OnceLock::new() }
+    pub fn new(name: AppName, quota: Quota) -> Self {
+        Self {
+            name,
+            held: AtomicUsize::new(0),
+            allowance: Mutex::new(Allowance::of_refusals()),
+            access_allowance: Mutex::new(Allowance::of_access()),
+            replays: ReplayCache::new(quota),
+            metrics: OnceLock::new(),
+        }
     }
 
     /// What is counted of it. An app without traffic costs nothing.

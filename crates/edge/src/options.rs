@@ -74,6 +74,11 @@ pub struct Bounds {
     pub queue: Duration,
     /// How long after its start a machine may refuse connections before that counts as the app's fault.
     pub startup_grace: Duration,
+    /// Bytes of a request's body that are kept while it passes, so that it can be sent again: replayed, or retried on
+    /// another machine. A longer one passes all the same, but only once.
+    pub kept_bytes: usize,
+    /// The same for all requests that are under way.
+    pub kept_bytes_overall: usize,
     /// From dialing a machine to the connection.
     pub connect: Duration,
     /// From the end of a request to the header of its answer.
@@ -93,6 +98,8 @@ impl Default for Bounds {
             held_per_app: 1_000,
             queue: Duration::from_secs(30),
             startup_grace: Duration::from_secs(30),
+            kept_bytes: 1 << 20,
+            kept_bytes_overall: 256 << 20,
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(600),
         }

@@ -172,6 +172,49 @@ pub enum Refusal {
         /// What it should be.
         what: &'static str,
     },
+    /// The body of a request has passed and was not kept, so that it cannot be sent once more.
+    #[error("the request cannot be sent again: its body is longer than what is kept of one")]
+    BodyGone,
+    /// A request was replayed too often.
+    #[error("{app} replays a request that has been replayed {replays} times already")]
+    TooManyReplays {
+        /// The app that gave the last order.
+        app: AppName,
+        /// How often it was replayed.
+        replays: u32,
+    },
+    /// A `fly-replay` cannot be carried out.
+    #[error("{app} answered with a fly-replay that cannot be carried out: it {reason}")]
+    BadReplay {
+        /// The app that gave the order.
+        app: AppName,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A `fly-replay` names an app that there is not.
+    #[error("{app} replays to {target}, which is no app, or has no machine")]
+    ReplayToNobody {
+        /// The app that gave the order.
+        app: AppName,
+        /// The app that it names.
+        target: AppName,
+    },
+    /// A `fly-replay` names an app of somebody else, or of another network.
+    #[error("{app} replays to {target}, which is not of the same organization and private network")]
+    ReplayToStranger {
+        /// The app that gave the order.
+        app: AppName,
+        /// The app that it names.
+        target: AppName,
+    },
+    /// A replay reached no machine in the time that its order gave it.
+    #[error("a replay to {app} reached no machine within {} ms", waited.as_millis())]
+    ReplayTimeout {
+        /// The app that it was sent to.
+        app: AppName,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// Several machines were tried, none took it.
     #[error("no machine took it in {attempts} attempts; the last one: {last}")]
     Exhausted {
@@ -194,6 +237,12 @@ impl Refusal {
             Self::ClientGone { .. } => "PH06",
             Self::BadTarget { .. } => "PH07",
             Self::BadWish { .. } => "PH08",
+            Self::BodyGone => "PA01",
+            Self::TooManyReplays { .. } => "PA02",
+            Self::BadReplay { .. } => "PA03",
+            Self::ReplayToNobody { .. } => "PA04",
+            Self::ReplayToStranger { .. } => "PA05",
+            Self::ReplayTimeout { .. } => "PA06",
             Self::NoMachine { .. } => "PR01",
             Self::Exhausted { .. } => "PR03",
             Self::NotReady { .. } => "PR04",
@@ -219,7 +268,7 @@ impl Refusal {
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full { .. } | Self::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NoAnswer { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::NoAnswer { .. } | Self::ReplayTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Exhausted { last, .. } => last.status(),
             _ => StatusCode::BAD_GATEWAY,
         }
@@ -268,6 +317,18 @@ impl Refusal {
             Self::BadAnswer { .. } => "Make the app speak HTTP on its internal_port, or take the http handler out.",
             Self::NoAnswer { .. } => "See `dunlin logs`: the app takes too long.",
             Self::ClientGone { .. } => "Send the whole request.",
+            Self::BodyGone => {
+                "Send less than 1 MiB in requests that may be replayed, or send them to the right app at once."
+            }
+            Self::TooManyReplays { .. } => {
+                "Make the apps agree on who answers: they send the request around in a circle."
+            }
+            Self::BadReplay { .. } => "Correct the fly-replay field, or the answer of its type, that the app sends.",
+            Self::ReplayToNobody { .. } => "Check the name. `dunlin apps list` shows the apps.",
+            Self::ReplayToStranger { .. } => "Replay to an app of the same organization and network.",
+            Self::ReplayTimeout { .. } => {
+                "See `dunlin status` of that app; a fallback in the fly-replay hands it back."
+            }
             Self::BadWish { .. } => "Name regions separated by commas, or one machine id; `dunlin status` shows both.",
             Self::Exhausted { last, .. } => last.hint(),
         }

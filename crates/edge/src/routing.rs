@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use crate::{
     geography,
     machine::{AppState, Machine, Target},
+    replay::Quota,
     wish::Wish,
 };
 
@@ -136,6 +137,8 @@ pub struct Registry {
     order: HashMap<Region, u16>,
     machines: HashMap<MachineId, Entry>,
     apps: HashMap<AppName, Shared>,
+    /// How many replays are remembered in all.
+    replays: Quota,
 }
 
 /// What the machines of an app share.
@@ -153,7 +156,13 @@ struct Entry {
 impl Registry {
     /// Knows nothing yet, but where this edge runs.
     pub fn new(region: Region) -> Self {
-        Self { region, order: HashMap::new(), machines: HashMap::new(), apps: HashMap::new() }
+        Self {
+            region,
+            order: HashMap::new(),
+            machines: HashMap::new(),
+            apps: HashMap::new(),
+            replays: Quota::default(),
+        }
     }
 
     /// Joins a picture with the live state. Machines that are no longer ready are closed before this returns.
@@ -194,8 +203,8 @@ impl Registry {
 
     fn app(&mut self, route: &Arc<AppRoute>) -> App {
         let name = route.name.clone();
-        let shared = self.apps.entry(name.clone());
-        let new = || Shared { state: Arc::new(AppState::new(name)), freed: BTreeMap::new() };
+        let (shared, quota) = (self.apps.entry(name.clone()), self.replays.clone());
+        let new = || Shared { state: Arc::new(AppState::new(name, quota)), freed: BTreeMap::new() };
         let state = shared.or_insert_with(new).state.clone();
         let ready = route.ports.iter().map(|(port, offered)| (*port, self.ready(&route.name, offered))).collect();
         App { route: route.clone(), state, ready }

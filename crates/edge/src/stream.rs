@@ -46,7 +46,7 @@ async fn connect(context: &Context, app: &AppName, port: u16) -> Result<(TcpStre
     let mut search = Search::new(context, app, port);
     loop {
         let chosen = search.next().await?;
-        match context.dialer.connect(&chosen.lease.target).await {
+        match context.dialer.connect(&chosen.lease.target, None).await {
             Ok(stream) => {
                 chosen.lease.target.worked();
                 return Ok((stream, chosen));

@@ -110,6 +110,9 @@ pub fn to_machine(
 pub fn to_client(headers: &mut HeaderMap) {
     drop_hop_by_hop(headers);
     headers.remove(header::TE);
+    for name in ["fly-replay-cache", "fly-replay-cache-ttl-secs", "fly-replay-cache-allow-bypass"] {
+        headers.remove(name);
+    }
 }
 
 /// Makes a client's trailers those that a machine gets, and a machine's those that the client gets: some servers mix
@@ -183,6 +186,11 @@ fn drop_forgeries(headers: &mut HeaderMap) {
     for name in forgeries {
         headers.remove(name);
     }
+}
+
+/// Whether a field is one by which the platform speaks, so that nobody else may set it.
+pub fn is_ours(name: &HeaderName) -> bool {
+    is_forged(name.as_str())
 }
 
 fn is_forged(name: &str) -> bool {

@@ -14,7 +14,7 @@ mod serve;
 mod upgrade;
 
 pub use compress::Compressor;
-pub use headers::clean_trailers;
+pub use headers::{clean_trailers, is_ours};
 pub use host::name as host_name;
 pub use inbound::InboundBody;
 pub use request_id::RequestId;

@@ -1,20 +1,26 @@
 //! The life of a request, phase by phase.
 //!
 //! ```text
-//!  identify ─▶ route ─▶ gate ─▶ edit ─▶ choose ─▶ forward ─▶ edit ─▶ answer
-//!     │          │        │               ▲          │
-//!     id       host     port offered?     └── again ─┤ nothing was sent yet, or it is safe to send it twice
-//!                       force_https?                 └ refusal ─▶ page for the client, line for the app's log
+//!  identify ─▶ route ─▶ gate ─▶ edit ─▶ recall ─▶ choose ─▶ forward ─▶ obey ─▶ edit ─▶ answer
+//!     │          │        │                │        ▲  ▲       │         │
+//!     id       host     port offered?      │        │  └ again ┤         └ the answer is a fly-replay: once more, to
+//!                       force_https?   was it sent  │          │           whom it says
+//!                                      elsewhere    │          │
+//!                                      before?      └──────────┤ nothing was sent yet, or it is safe to send it twice
+//!                                                              └ refusal ─▶ page for the client, line for the log
 //! ```
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use catalog::{Handling, PortRoute};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::body::Body;
+use http_body_util::{BodyExt, Limited};
 use model::{AppName, machine::Port};
+use tokio::time::{Instant, timeout};
 
 use super::{
     answer::Dress,
@@ -34,14 +40,16 @@ use crate::{
     choose::{Chosen, Search},
     context::{Context, Destination},
     machine::AppState,
+    replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
     tunnel,
-    upstream::{Answered, Failed, RequestBody},
-    wish::Wish,
+    upstream::{Answered, Failed, KeptBody, RequestBody},
 };
 
 /// How often a request is sent again that may have reached a machine already.
 const MAX_RESENDS: u32 = 2;
+/// How long an answer may take to its end that is an order, or whose header was one.
+const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers a request, whatever happens.
 pub async fn answer(context: Arc<Context>, busy: Busy, mut request: Request<InboundBody>) -> Response<ClientBody> {
@@ -121,6 +129,17 @@ enum Gate {
     Elsewhere(String),
 }
 
+/// A request that was sent: its answer, and who gave it.
+type Sent = (Answered, Chosen);
+
+/// What came back.
+enum Reply {
+    /// An answer for the client.
+    Answer(Box<Sent>),
+    /// An order to send the request elsewhere.
+    Order(Box<ReplayOrder>),
+}
+
 /// A request on its way to an app.
 struct Visit<'a> {
     context: &'a Arc<Context>,
@@ -134,22 +153,27 @@ struct Visit<'a> {
 
 impl Visit<'_> {
     async fn carry(self, mut request: Request<InboundBody>) -> Result<Response<ResponseBody>, Refusal> {
-        let routing = self.context.routing.load_full();
         let unknown = || Refusal::UnknownHost { host: self.host.name.clone() };
-        let app = routing.app(self.app.as_str()).ok_or_else(unknown)?;
-        let (state, what) = (app.state.clone(), self.describe(&request));
-        self.account.is_for(&state, &self.host.name);
-        self.busy.0.connection.is_for(&state);
-        let gate = self.gate(app, &request).inspect_err(|refusal| self.tell(&state, refusal, &what))?;
+        let app = self.context.routing.load().app(self.app.as_str()).cloned().ok_or_else(unknown)?;
+        let what = self.describe(&request);
+        self.account.is_for(&app.state, &self.host.name);
+        self.busy.0.connection.is_for(&app.state);
+        let tell = |refusal: &Refusal| self.context.journal.refused(&app.state, refusal, &what);
+        let gate = self.gate(&app, &request).inspect_err(tell)?;
         let dress = match gate {
             Gate::Open(port) => Dress::of(port, &request),
             Gate::Elsewhere(location) => return page::redirect(&location).map(|answer| signed(answer, self.id)),
         };
-        let wish = prefer::wish_of(request.headers()).inspect_err(|refusal| self.tell(&state, refusal, &what))?;
-        drop(routing);
+        let wish = prefer::wish_of(request.headers()).inspect_err(tell)?;
         prepare(&mut request, self.context, &self.busy.0, &self.host, self.id);
-        let request = self.outgoing(request);
-        let sent = self.send(request, wish).await.inspect_err(|refusal| self.tell(&state, refusal, &what))?;
+        if let Some(upgrade) = &self.upgrade {
+            upgrade.put(&mut request);
+        }
+        let (head, body) = request.into_parts();
+        let body = if self.upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
+        let mut journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
+        let (sent, state) = self.travel(&app, &mut journey, &body, &what).await?;
+        body.let_go();
         self.finish(sent, &dress, state, what)
     }
 
@@ -158,9 +182,9 @@ impl Visit<'_> {
         let client = &self.busy.0;
         let (port, what) = (client.port, if client.is_secure() { "HTTPS" } else { "HTTP" });
         let offered = app.port(port).filter(|offered| match offered.handling {
-            catalog::Handling::Http => !client.is_secure(),
-            catalog::Handling::TlsHttp => client.is_secure(),
-            catalog::Handling::Tls | catalog::Handling::Raw => false,
+            Handling::Http => !client.is_secure(),
+            Handling::TlsHttp => client.is_secure(),
+            Handling::Tls | Handling::Raw => false,
         });
         let offered = offered.ok_or_else(|| Refusal::NotOffered { app: self.app.clone(), port, what })?;
         if !offered.options.force_https || client.is_secure() {
@@ -171,47 +195,125 @@ impl Visit<'_> {
         Ok(Gate::Elsewhere(format!("https://{}{path}", self.host.with_https_port(https_port))))
     }
 
-    fn outgoing(&self, request: Request<InboundBody>) -> Request<RequestBody> {
-        match &self.upgrade {
-            Some(upgrade) => {
-                let mut request = request.map(|_| RequestBody::default());
-                upgrade.put(&mut request);
-                request
+    /// Sends it to its app, and from there to wherever that sends it, until somebody answers.
+    async fn travel(
+        &self,
+        origin: &App,
+        journey: &mut Journey,
+        body: &KeptBody,
+        what: &str,
+    ) -> Result<(Sent, Arc<AppState>), Refusal> {
+        let rules = origin.port(self.busy.0.port).and_then(|port| port.options.http_options.as_ref());
+        let rules = rules.map(|options| options.replay_cache.as_slice()).unwrap_or_default();
+        let recall = Recall { cache: &origin.state.replays, rules };
+        journey.recall(&recall, |target| self.permit(self.app, target).is_ok(), Instant::now());
+        loop {
+            let state = self.state_of(&journey.app).unwrap_or_else(|| origin.state.clone());
+            let tell = |refusal: &Refusal| self.context.journal.refused(&state, refusal, what);
+            let sent = match self.send(journey, body).await.inspect_err(tell) {
+                Ok(sent) => sent,
+                Err(refusal) if journey.turn_back(&refusal, &recall, Instant::now()) => continue,
+                Err(refusal) => return Err(refusal),
+            };
+            let from = Orderer::of(&sent.1.route);
+            match self.order_in(sent).await.map_err(|bad| from.gave(&bad)).inspect_err(tell)? {
+                Reply::Answer(sent) => return Ok((*sent, state)),
+                Reply::Order(order) => self.obey(journey, *order, &from, &recall).inspect_err(tell)?,
             }
-            None => request.map(RequestBody::new),
         }
     }
 
+    /// Takes an order that was given for the request.
+    fn obey(
+        &self,
+        journey: &mut Journey,
+        order: ReplayOrder,
+        from: &Orderer,
+        recall: &Recall<'_>,
+    ) -> Result<(), Refusal> {
+        if let Some(target) = &order.app {
+            self.permit(&from.app, target)?;
+        }
+        journey.follow(order, from, recall, Instant::now())
+    }
+
+    /// Whether an app may send this request to another one: to its own organization and network only, and to a port
+    /// where that takes requests.
+    fn permit(&self, from: &AppName, to: &AppName) -> Result<(), Refusal> {
+        let (app, target, port) = (from.clone(), to.clone(), self.busy.0.port);
+        let routing = self.context.routing.load();
+        let Some(there) = routing.app(to.as_str()) else { return Err(Refusal::ReplayToNobody { app, target }) };
+        let here = routing.app(from.as_str()).map(|here| (&here.route.org, here.route.network));
+        if here != Some((&there.route.org, there.route.network)) {
+            return Err(Refusal::ReplayToStranger { app, target });
+        }
+        let takes = |offered: &PortRoute| matches!(offered.handling, Handling::Http | Handling::TlsHttp);
+        if !there.port(port).is_some_and(takes) {
+            return Err(Refusal::NotOffered { app: target, port, what: "HTTP" });
+        }
+        Ok(())
+    }
+
     /// Sends it to a machine, and to another one where that is safe.
-    async fn send(&self, mut request: Request<RequestBody>, wish: Wish) -> Result<(Answered, Chosen), Refusal> {
-        let mut search = Search::new(self.context, self.app, self.busy.0.port).wishing(wish);
+    async fn send(&self, journey: &Journey, body: &KeptBody) -> Result<Sent, Refusal> {
+        let search = Search::new(self.context, &journey.app, self.busy.0.port);
+        let mut search = search.wishing(journey.wish.clone()).reach_by(journey.reach_by);
+        let mut request = journey.request(read(body)?);
         let mut resends = 0;
         loop {
             let mut chosen = search.next().await?;
             chosen.suit(self.upgrade.is_some());
-            prefer::tell_unavailable(request.headers_mut(), search.wish(), &chosen.lease.target.machine.id);
-            let spare = is_safe_twice(&request).then(|| copy_of(&request));
-            let failed = match self.context.dialer.send(&chosen, target_form(request, &chosen, &self.host)).await {
+            prefer::tell_unavailable(request.headers_mut(), &journey.wish, &chosen.route.id);
+            let sent = self.context.dialer.send(&chosen, target_form(request, &chosen, &self.host)).await;
+            let Failed { cause, unsent, untouched } = match sent {
                 Ok(answered) => return Ok((answered, chosen)),
                 Err(failed) => failed,
             };
-            let Failed { cause, unsent } = failed;
-            request = match (unsent, spare) {
-                (Some(unsent), _) => unsent,
-                (None, Some(spare)) if resends < MAX_RESENDS && matches!(cause, Refusal::ClosedEarly { .. }) => {
+            request = match unsent {
+                Some(unsent) => unsent,
+                None if resends < MAX_RESENDS && (untouched || self.is_safe_twice(&journey.head.method, &cause)) => {
                     resends += 1;
-                    spare
+                    let Ok(body) = read(body) else { return Err(search.given_up(&chosen.lease, cause)) };
+                    journey.request(body)
                 }
-                _ => return Err(cause),
+                None => return Err(search.given_up(&chosen.lease, cause)),
             };
             search.failed(&chosen.lease, cause).await?;
         }
     }
 
+    /// Whether a request whose machine closed the connection does no harm by being sent again: its effect is the same
+    /// however often it is sent (RFC 9110, 9.2.2).
+    fn is_safe_twice(&self, method: &Method, cause: &Refusal) -> bool {
+        method.is_idempotent() && self.upgrade.is_none() && matches!(cause, Refusal::ClosedEarly { .. })
+    }
+
+    /// The order that an answer holds instead of an answer, if it does. The rest of such an answer is thrown away.
+    async fn order_in(&self, (answered, chosen): Sent) -> Result<Reply, BadOrder> {
+        let headers = answered.response.headers();
+        if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(Reply::Answer(Box::new((answered, chosen))));
+        }
+        if let Some(order) = ReplayOrder::of_headers(headers) {
+            self.context.tasks.spawn(throw_away(answered, chosen));
+            return order.map(|order| Reply::Order(Box::new(order)));
+        }
+        if !ReplayOrder::is_body(headers) {
+            return Ok(Reply::Answer(Box::new((answered, chosen))));
+        }
+        let body = whole(answered, MAX_JSON_BYTES).await;
+        let body = body.ok_or_else(|| BadOrder::Syntax("its body did not come whole, or is too long".into()))?;
+        ReplayOrder::of_body(&body).map(|order| Reply::Order(Box::new(order)))
+    }
+
+    fn state_of(&self, app: &AppName) -> Option<Arc<AppState>> {
+        self.context.routing.load().app(app.as_str()).map(|app| app.state.clone())
+    }
+
     /// Makes a machine's answer the client's.
     fn finish(
         mut self,
-        (answered, chosen): (Answered, Chosen),
+        (answered, chosen): Sent,
         dress: &Dress,
         state: Arc<AppState>,
         what: String,
@@ -243,10 +345,6 @@ impl Visit<'_> {
         let path: String = request.uri().path().chars().take(200).collect();
         format!("({} {path}, request {})", request.method(), self.id)
     }
-
-    fn tell(&self, state: &AppState, refusal: &Refusal, what: &str) {
-        self.context.journal.refused(state, refusal, what);
-    }
 }
 
 impl Chosen {
@@ -259,20 +357,26 @@ impl Chosen {
     }
 }
 
-/// Whether a second sending does no harm: nothing is changed by it and nothing of it is lost (RFC 9110, 9.2.1).
-fn is_safe_twice(request: &Request<RequestBody>) -> bool {
-    request.method().is_safe()
-        && request.body().is_end_stream()
-        && !request.headers().contains_key(http::header::UPGRADE)
+/// The body from its beginning, as far as that is still to be had.
+fn read(body: &KeptBody) -> Result<RequestBody, Refusal> {
+    body.read().map(RequestBody::from).ok_or(Refusal::BodyGone)
 }
 
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::default());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.version_mut() = request.version();
-    copy.headers_mut().clone_from(request.headers());
-    copy
+/// Reads an answer that nobody wants, so that its connection can be used again; a long one is broken off instead.
+async fn throw_away(answered: Answered, chosen: Chosen) {
+    let _ = whole(answered, MAX_JSON_BYTES).await;
+    drop(chosen);
+}
+
+/// The body of an answer, if it comes whole, soon, and is not too long.
+async fn whole(answered: Answered, limit: usize) -> Option<Bytes> {
+    let Answered { response, keep } = answered;
+    let body = timeout(ORDER_PATIENCE, Limited::new(response.into_body(), limit).collect()).await;
+    let body = body.ok()?.ok()?.to_bytes();
+    if let Some(keep) = keep {
+        keep.release();
+    }
+    Some(body)
 }
 
 /// The request as the machine's protocol spells it: HTTP/2 has the host in its target.

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kit::report::Report;
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout},
+    time::{Instant, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -46,6 +46,8 @@ pub struct Failed {
     pub cause: Refusal,
     /// The request, if none of it was sent.
     pub unsent: Option<Request<RequestBody>>,
+    /// Whether the machine says that it has done nothing with it, though some of it was sent.
+    pub untouched: bool,
 }
 
 impl Dialer {
@@ -58,10 +60,12 @@ impl Dialer {
         Self { connect: bounds.connect, answer: bounds.answer, http1, http2, tasks, stopping }
     }
 
-    /// A connection to a machine.
-    pub async fn connect(&self, target: &Target) -> Result<TcpStream, Refusal> {
+    /// A connection to a machine, made by some moment if there is one.
+    pub async fn connect(&self, target: &Target, by: Option<Instant>) -> Result<TcpStream, Refusal> {
         let began = Instant::now();
-        let connected = timeout(self.connect, TcpStream::connect(target.address)).await;
+        let end = began + self.connect;
+        let end = by.map_or(end, |by| by.min(end));
+        let connected = timeout_at(end, TcpStream::connect(target.address)).await;
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.map_err(|error| unreachable(target, &error))?;
         let _ = stream.set_nodelay(true);
@@ -76,7 +80,7 @@ impl Dialer {
         let lease = &chosen.lease;
         let sent = request.body_mut().sent();
         let answer =
-            async { if chosen.h2 { self.send_h2(lease, request).await } else { self.send_h1(chosen, request).await } };
+            async { if chosen.h2 { self.send_h2(chosen, request).await } else { self.send_h1(chosen, request).await } };
         let too_late = async {
             let _ = sent.await;
             tokio::time::sleep(self.answer).await;
@@ -85,7 +89,7 @@ impl Dialer {
             answer = answer => answer,
             () = too_late => {
                 let machine = lease.target.machine.id.clone();
-                Err(Failed { cause: Refusal::NoAnswer { machine, waited: self.answer }, unsent: None })
+                Err(Failed { cause: Refusal::NoAnswer { machine, waited: self.answer }, unsent: None, untouched: false })
             }
         }
     }
@@ -95,9 +99,9 @@ impl Dialer {
         let pooled = if chosen.reuse { target.pool.take(*epoch) } else { None };
         let mut sender = match pooled {
             Some(sender) => sender,
-            None => match self.open_h1(target).await {
+            None => match self.open_h1(target, chosen.reach_by).await {
                 Ok(sender) => sender,
-                Err(cause) => return Err(Failed { cause, unsent: Some(request) }),
+                Err(cause) => return Err(Failed { cause, unsent: Some(request), untouched: true }),
             },
         };
         let response = sender.try_send_request(request).await.map_err(|error| failed(target, "HTTP/1.1", error))?;
@@ -107,8 +111,8 @@ impl Dialer {
         Ok(Answered { response, keep })
     }
 
-    async fn open_h1(&self, target: &Target) -> Result<http1::SendRequest<RequestBody>, Refusal> {
-        let stream = self.connect(target).await?;
+    async fn open_h1(&self, target: &Target, by: Option<Instant>) -> Result<http1::SendRequest<RequestBody>, Refusal> {
+        let stream = self.connect(target, by).await?;
         let handshake = self.http1.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| closed_early(target, &error))?;
         let machine = target.machine.clone();
@@ -120,11 +124,11 @@ impl Dialer {
         Ok(sender)
     }
 
-    async fn send_h2(&self, lease: &Lease, request: Request<RequestBody>) -> Result<Answered, Failed> {
-        let target = &lease.target;
-        let mut sender = match self.shared_h2(lease).await {
+    async fn send_h2(&self, chosen: &Chosen, request: Request<RequestBody>) -> Result<Answered, Failed> {
+        let target = &chosen.lease.target;
+        let mut sender = match self.shared_h2(&chosen.lease, chosen.reach_by).await {
             Ok(sender) => sender,
-            Err(cause) => return Err(Failed { cause, unsent: Some(request) }),
+            Err(cause) => return Err(Failed { cause, unsent: Some(request), untouched: true }),
         };
         let response = sender.try_send_request(request).await.map_err(|error| failed(target, "HTTP/2", error))?;
         target.worked();
@@ -132,13 +136,13 @@ impl Dialer {
     }
 
     /// The HTTP/2 connection that all requests to a target share.
-    async fn shared_h2(&self, lease: &Lease) -> Result<http2::SendRequest<RequestBody>, Refusal> {
+    async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<http2::SendRequest<RequestBody>, Refusal> {
         let Lease { target, epoch } = lease;
         let mut shared = target.pool.shared.lock().await;
         if let Some(Shared { sender, .. }) = shared.as_ref().filter(|it| it.epoch == *epoch && !it.sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = self.connect(target).await?;
+        let stream = self.connect(target, by).await?;
         let handshake = self.http2.handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| bad_answer(target, "HTTP/2", &error))?;
         let machine = target.machine.clone();
@@ -165,6 +169,7 @@ fn failed(target: &Target, protocol: &'static str, error: TrySendError<Request<R
     let mut error = error;
     let unsent = error.take_message();
     let error = error.into_error();
+    let untouched = unsent.is_some() || is_untouched(&error);
     let cause = if error.is_user() {
         Refusal::ClientGone { reason: Report(&error).to_string() }
     } else if error.is_parse() || breaks_h2(&error) {
@@ -172,7 +177,13 @@ fn failed(target: &Target, protocol: &'static str, error: TrySendError<Request<R
     } else {
         closed_early(target, &error)
     };
-    Failed { cause, unsent }
+    Failed { cause, unsent, untouched }
+}
+
+/// Whether an HTTP/2 peer says that it has done nothing with a request (RFC 9113, 8.7).
+fn is_untouched(error: &hyper::Error) -> bool {
+    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
 /// Whether a peer does not speak HTTP/2, or breaks its rules; a connection that ends is something else.

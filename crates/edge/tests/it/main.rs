@@ -7,6 +7,8 @@ mod curl;
 mod errors;
 mod http;
 mod prefer;
+mod replay;
+mod replay_cache;
 mod smuggling;
 mod start;
 mod support;

@@ -323,6 +323,15 @@ impl Machine {
         })
     }
 
+    /// In another private network, of another organization if one is given.
+    pub fn belongs(mut self, org: &str, network: u32) -> Self {
+        let network = NetworkId(network);
+        self.0.spec.org = org.parse().unwrap();
+        self.0.spec.network = network;
+        self.0.addresses.private = network.machine_address(&self.0.spec.id);
+        self
+    }
+
     pub fn region(mut self, region: &str) -> Self {
         self.0.spec.region = region.parse().unwrap();
         self

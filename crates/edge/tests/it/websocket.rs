@@ -179,3 +179,15 @@ async fn an_app_that_switches_protocols_unasked_is_refused() {
     world.know(&[&machine]).await;
     assert_eq!(world.get("odd", "/").await.header("dunlin-error"), "PU02");
 }
+
+#[tokio::test]
+async fn a_websocket_is_opened_where_its_request_is_sent_on_to() {
+    let mut world = World::start().await;
+    let (front, back) = (Machine::of("chat"), Machine::of("room"));
+    let (program, _closes) = echo();
+    let sends_on = Router::new().fallback(|| async { [("fly-replay", "app=room")] });
+    let _programs = (front.run(sends_on).await, back.run(program).await);
+    world.know(&[&front, &back]).await;
+    let mut stream = open(&world).await;
+    exchange(&mut stream, "hello").await;
+}
