@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bounds, PlatformHost,
+    Bounds, Hostnames, PlatformHost,
     account::{Connections, Handshakes},
     http::Compressor,
     journal::Journal,
@@ -33,6 +33,8 @@ pub struct Context {
     pub routing: ArcSwap<Routing>,
     /// The generation of `routing`, told after it has been swapped in.
     pub routed: watch::Sender<u64>,
+    /// The host names that apps bring along.
+    pub hostnames: Arc<Hostnames>,
     /// Writes to the logs of apps.
     pub journal: Arc<Journal>,
     /// The connections of clients.
@@ -66,11 +68,11 @@ pub struct Context {
 pub enum Destination {
     /// A service of the platform itself.
     Platform(PlatformHost),
-    /// An app that the catalog knows.
+    /// An app: one that the catalog knows, or the owner of a custom host name.
     App(AppName),
     /// Nobody, though it is a name of the platform's domain.
     Nobody,
-    /// It is no name of the platform's domain.
+    /// It is no name of the platform's domain, and no app's own.
     Elsewhere,
 }
 
@@ -81,7 +83,9 @@ impl Context {
             return Destination::Nobody;
         }
         let label = host.strip_suffix(self.domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
-        let Some(label) = label else { return Destination::Elsewhere };
+        let Some(label) = label else {
+            return self.hostnames.app(host).map_or(Destination::Elsewhere, Destination::App);
+        };
         if let Some(platform) = self.platform.get(label) {
             return Destination::Platform(platform.clone());
         }

@@ -53,7 +53,7 @@ impl Edge {
     /// Starts to listen and to carry. Routes by the catalog as it is now and follows it from there.
     pub async fn start(options: EdgeOptions) -> Result<Arc<Self>, EdgeError> {
         let domain = http::host_name(&options.domain).ok_or(EdgeError::Domain(options.domain.clone()))?;
-        let certificates = Certificates::open(&options.keys, &domain)?;
+        let certificates = Certificates::open(&options.keys, &domain, options.hostnames.clone())?;
         let http = bind_all(&options.http, "http-port")?;
         let https = bind_all(&options.https, "https-port")?;
         let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
@@ -155,6 +155,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         platform: options.platform.clone(),
         routing: ArcSwap::from_pointee(Routing::default()),
         routed: watch::Sender::new(0),
+        hostnames: options.hostnames.clone(),
         journal: Arc::new(Journal::new(options.logs.clone(), options.region.clone(), options.access_records)),
         connections: Arc::default(),
         handshakes: Handshakes::default(),

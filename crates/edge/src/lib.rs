@@ -24,6 +24,7 @@ mod context;
 mod edge;
 mod error;
 mod geography;
+mod hostnames;
 mod http;
 mod journal;
 mod listen;
@@ -43,6 +44,7 @@ mod wish;
 
 pub use edge::Edge;
 pub use error::EdgeError;
+pub use hostnames::Hostnames;
 pub use http::InboundBody;
 pub use options::{Bounds, EdgeOptions, PlatformHost};
 pub use refusal::{Fault, Refusal};

@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
 
-use crate::http::InboundBody;
+use crate::{Hostnames, http::InboundBody};
 
 /// An error of any kind, as bodies carry it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -36,6 +36,8 @@ pub struct EdgeOptions {
     pub keys: PathBuf,
     /// Who runs where.
     pub catalog: catalog::Reader,
+    /// The host names that apps bring along.
+    pub hostnames: Arc<Hostnames>,
     /// Where an app is told what went wrong with its traffic.
     pub logs: Arc<dyn LogSink>,
     /// The platform's own services by the first label of their host name: `registry` is `registry.<domain>`. They come

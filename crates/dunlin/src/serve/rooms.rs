@@ -18,7 +18,7 @@ use axum::{
 };
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
-use edge::{Bounds, Edge, EdgeOptions, InboundBody, PlatformHost};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, InboundBody, PlatformHost};
 use hyper::Request;
 use images::{Images, ImagesOptions};
 use kit::{report::Report, seal::SealingKey};
@@ -62,7 +62,8 @@ impl Rooms {
 
         let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.json")));
         let api_host = SharedRouter::default();
-        let edge = Edge::start(edge_options(options, api, &catalog, &logs, &api_host)?).await?;
+        let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
+        let edge = Edge::start(edge_options(options, api, &catalog, &hostnames, &logs, &api_host)?).await?;
         let node = LocalNode::open(node_options(options, &images, &logs, &sealing_key)?).await?;
 
         let stop = CancellationToken::new();
@@ -186,6 +187,7 @@ fn edge_options(
     options: &ServeOptions,
     api: SocketAddr,
     catalog: &Publisher,
+    hostnames: &Arc<Hostnames>,
     logs: &Arc<Logs>,
     api_host: &SharedRouter,
 ) -> Result<EdgeOptions> {
@@ -198,6 +200,7 @@ fn edge_options(
         region: options.region.clone(),
         keys: options.directory("keys")?,
         catalog: catalog.reader(),
+        hostnames: Arc::clone(hostnames),
         logs: Arc::clone(logs) as Arc<dyn LogSink>,
         platform: ["api", "registry"]
             .map(|name| (name.to_owned(), platform.clone()))

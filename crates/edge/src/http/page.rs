@@ -59,6 +59,13 @@ pub fn answer(refusal: &Refusal, format: Format, id: &RequestId) -> Response<Res
     response
 }
 
+/// A text as it is.
+pub fn plain_text(text: String) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::Whole(Full::new(Bytes::from(text))));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
 /// A redirect to the same address by HTTPS. The method may change: it is `301`, as it always was.
 pub fn redirect(location: &str) -> Result<Response<ResponseBody>, Refusal> {
     let bad = |_| Refusal::BadTarget { reason: "it cannot be sent elsewhere" };

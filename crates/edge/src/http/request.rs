@@ -90,6 +90,11 @@ async fn route(
         return Err(Refusal::Connect);
     }
     check_secured(client, &host)?;
+    if let Some(proof) = context.hostnames.http_challenge(&host.name, request.uri().path())
+        && client.port == catalog::HTTP_PORT
+    {
+        return Ok(signed(page::plain_text(proof), id));
+    }
     match context.destination(&host.name) {
         Destination::Platform(platform) if [catalog::HTTP_PORT, catalog::HTTPS_PORT].contains(&client.port) => {
             prepare(&mut request, context, client, &host, id);

@@ -54,18 +54,35 @@ impl Authority {
 
     /// A certificate for host names; `*.…` stands for all names directly below one.
     pub fn certify(&self, names: &[String]) -> Result<Arc<CertifiedKey>, String> {
-        let mut params = CertificateParams::new(names).map_err(|error| error.to_string())?;
-        params.distinguished_name = named("Dunlin edge");
-        // Browsers refuse certificates that are good for much more than a year.
-        set_validity(&mut params, 1);
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let mut params = host_params(names)?;
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&self.host_key, &self.issuer).map_err(|error| error.to_string())?;
+        self.with_host_key(vec![certificate.der().clone(), self.certificate.clone()])
+    }
+
+    /// A certificate for a host name that nobody vouches for.
+    pub fn self_sign(&self, name: &str) -> Result<Arc<CertifiedKey>, String> {
+        let params = host_params(&[name.to_owned()])?;
+        let certificate = params.self_signed(&self.host_key).map_err(|error| error.to_string())?;
+        self.with_host_key(vec![certificate.der().clone()])
+    }
+
+    fn with_host_key(&self, chain: Vec<CertificateDer<'static>>) -> Result<Arc<CertifiedKey>, String> {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.host_key.serialize_der()));
         let key = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&key).map_err(|error| error.to_string())?;
-        Ok(Arc::new(CertifiedKey::new(vec![certificate.der().clone(), self.certificate.clone()], key)))
+        Ok(Arc::new(CertifiedKey::new(chain, key)))
     }
+}
+
+/// What a host's certificate says, whoever signs it.
+fn host_params(names: &[String]) -> Result<CertificateParams, String> {
+    let mut params = CertificateParams::new(names).map_err(|error| error.to_string())?;
+    params.distinguished_name = named("Dunlin edge");
+    // Browsers refuse certificates that are good for much more than a year.
+    set_validity(&mut params, 1);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    Ok(params)
 }
 
 /// The certificate and its key in PEM; `None` if either is missing.

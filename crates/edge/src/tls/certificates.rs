@@ -1,9 +1,16 @@
 //! Which certificate a client gets, and how TLS is spoken.
+//!
+//! | server name | certificate |
+//! |---|---|
+//! | none, or of the platform's domain | the local authority's |
+//! | a custom host name | its own (see [`crate::Hostnames`]) |
+//! | the same, while it has none | the handshake is refused; a self-signed one where the port's options ask for it |
 
 use std::{
     collections::HashMap,
+    fmt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -18,7 +25,7 @@ use rustls::{
 use tokio::time::Instant;
 
 use super::Authority;
-use crate::EdgeError;
+use crate::{EdgeError, Hostnames};
 
 /// How many certificates are kept at a time.
 const MAX_CERTIFICATES: usize = 10_000;
@@ -32,7 +39,6 @@ pub const HTTP_ALPN: [&str; 2] = ["h2", "http/1.1"];
 
 /// Certificates by name, and TLS configurations by options.
 pub struct Certificates {
-    authority: Authority,
     store: Arc<Store>,
     refusing: Arc<ServerConfig>,
     configs: Mutex<HashMap<Options, Arc<ServerConfig>>>,
@@ -40,52 +46,54 @@ pub struct Certificates {
     tickets: Option<Arc<dyn ProducesTickets>>,
 }
 
-/// Application protocols and versions.
-type Options = (Vec<String>, Vec<String>);
+/// Application protocols, versions, and what is shown for a name that has no certificate.
+type Options = (Vec<String>, Vec<String>, Absent);
+
+/// What is shown for a custom host name that has no certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Absent {
+    /// Nothing: the handshake ends.
+    Refuse,
+    /// A certificate that nobody trusts.
+    SelfSigned,
+}
 
 /// The certificates that are ready.
-#[derive(Debug)]
 struct Store {
+    authority: Authority,
+    /// The platform's own.
+    domain: String,
+    hostnames: Arc<Hostnames>,
     by_name: Mutex<HashMap<String, (Instant, Arc<CertifiedKey>)>>,
     /// For the domain and every name directly under it: enough to show a page that says that nobody answers to it.
     fallback: Arc<CertifiedKey>,
 }
 
 impl Certificates {
-    /// The certificates of a platform domain, signed by the local authority in `keys`.
-    pub fn open(keys: &Path, domain: &str) -> Result<Self, EdgeError> {
+    /// The certificates of a platform domain, signed by the local authority in `keys`, and those of custom host names.
+    pub fn open(keys: &Path, domain: &str, hostnames: Arc<Hostnames>) -> Result<Self, EdgeError> {
         let authority = Authority::load_or_create(keys, domain)?;
         let failed = |reason: String| EdgeError::Authority { path: authority.path.clone(), reason };
         let fallback = authority.certify(&[format!("*.{domain}"), domain.to_owned()]).map_err(failed)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let store = Arc::new(Store { by_name: Mutex::default(), fallback });
         let tickets = aws_lc_rs::Ticketer::new().ok();
         let refusing = config(&provider, Arc::new(Nobody), &[], None);
         let refusing = refusing.map_err(|error| failed(error.to_string()))?;
-        Ok(Self { store, refusing, configs: Mutex::default(), provider, tickets, authority })
+        let domain = domain.to_owned();
+        let store = Arc::new(Store { authority, domain, hostnames, by_name: Mutex::default(), fallback });
+        Ok(Self { store, refusing, configs: Mutex::default(), provider, tickets })
     }
 
     /// The authority's certificate, in PEM.
     pub fn authority_path(&self) -> PathBuf {
-        self.authority.path.clone()
+        self.store.authority.path.clone()
     }
 
-    /// Makes sure that there is a certificate for a name. Only names that lead somewhere are asked for, so their number
-    /// is that of the apps.
+    /// Makes sure that there is a certificate for a name of the platform's domain. Only names that lead somewhere are
+    /// asked for, so their number is that of the apps.
     pub fn prepare(&self, name: &str) {
-        let fresh = |made: &Instant| made.elapsed() < RENEW_AFTER;
-        let mut by_name = self.store.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        if by_name.get(name).is_some_and(|(made, _)| fresh(made)) {
-            return;
-        }
-        if by_name.len() >= MAX_CERTIFICATES {
-            by_name.clear();
-        }
-        match self.authority.certify(&[name.to_owned()]) {
-            Ok(certified) => {
-                by_name.insert(name.to_owned(), (Instant::now(), certified));
-            }
-            Err(reason) => tracing::warn!(name, "no certificate could be made: {reason}"),
+        if self.store.is_ours(name) {
+            self.store.make(name, |authority| authority.certify(&[name.to_owned()]));
         }
     }
 
@@ -96,12 +104,14 @@ impl Certificates {
         } else {
             options.alpn.clone()
         };
-        let key = (alpn, options.versions.clone());
+        let absent = if options.default_self_signed { Absent::SelfSigned } else { Absent::Refuse };
+        let key = (alpn, options.versions.clone(), absent);
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = configs.get(&key) {
             return config.clone();
         }
-        let Ok(mut config) = config(&self.provider, self.store.clone(), &options.versions, self.tickets.clone()) else {
+        let resolver = Arc::new(Resolver { store: self.store.clone(), absent });
+        let Ok(mut config) = config(&self.provider, resolver, &options.versions, self.tickets.clone()) else {
             return self.refusing.clone();
         };
         config_mut(&mut config).alpn_protocols = key.0.iter().map(|protocol| protocol.clone().into_bytes()).collect();
@@ -149,11 +159,66 @@ fn allowed(versions: &[String]) -> Vec<&'static SupportedProtocolVersion> {
     if named.is_empty() { vec![&TLS13, &TLS12] } else { named }
 }
 
-impl ResolvesServerCert for Store {
+impl Store {
+    fn is_ours(&self, name: &str) -> bool {
+        name.strip_suffix(self.domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
+    fn find(&self, name: &str, absent: Absent) -> Option<Arc<CertifiedKey>> {
+        if name.is_empty() || self.is_ours(name) {
+            return Some(self.made(name).unwrap_or_else(|| self.fallback.clone()));
+        }
+        self.hostnames.certificate(name).or_else(|| match absent {
+            Absent::Refuse => None,
+            Absent::SelfSigned => {
+                self.make(name, |authority| authority.self_sign(name));
+                self.made(name)
+            }
+        })
+    }
+
+    fn made(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        self.by_name().get(name).map(|(_, certified)| certified.clone())
+    }
+
+    /// Makes sure that there is a fresh certificate for a name.
+    fn make(&self, name: &str, make: impl FnOnce(&Authority) -> Result<Arc<CertifiedKey>, String>) {
+        let mut by_name = self.by_name();
+        if by_name.get(name).is_some_and(|(made, _)| made.elapsed() < RENEW_AFTER) {
+            return;
+        }
+        if by_name.len() >= MAX_CERTIFICATES {
+            by_name.clear();
+        }
+        match make(&self.authority) {
+            Ok(certified) => {
+                by_name.insert(name.to_owned(), (Instant::now(), certified));
+            }
+            Err(reason) => tracing::warn!(name, "no certificate could be made: {reason}"),
+        }
+    }
+
+    fn by_name(&self) -> MutexGuard<'_, HashMap<String, (Instant, Arc<CertifiedKey>)>> {
+        self.by_name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Finds the certificate for a handshake.
+struct Resolver {
+    store: Arc<Store>,
+    absent: Absent,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("absent", &self.absent).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase).unwrap_or_default();
-        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(by_name.get(&name).map_or_else(|| self.fallback.clone(), |(_, certified)| certified.clone()))
+        self.store.find(&name, self.absent)
     }
 }
 

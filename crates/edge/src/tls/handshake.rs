@@ -52,6 +52,10 @@ async fn shake_hands(
     name: &mut Option<String>,
 ) -> Option<(TlsStream<TcpStream>, Then)> {
     let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
+    if let Some(proof) = context.hostnames.challenge(&start.client_hello()).filter(|_| port == HTTPS_PORT) {
+        let _ = start.into_stream(proof).await;
+        return None;
+    }
     *name = start.client_hello().server_name().and_then(http::host_name);
     let (config, then) = plan(context, name.as_deref(), port);
     let stream = start.into_stream(config).await.ok()?;

@@ -2,8 +2,10 @@
 
 mod authority;
 mod certificates;
+mod challenges;
 mod handshake;
 
 pub use authority::Authority;
 pub use certificates::Certificates;
+pub use challenges::Challenges;
 pub use handshake::serve;

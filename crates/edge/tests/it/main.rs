@@ -5,6 +5,7 @@ mod balance;
 mod content;
 mod curl;
 mod errors;
+mod hostnames;
 mod http;
 mod prefer;
 mod replay;

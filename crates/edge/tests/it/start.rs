@@ -20,6 +20,7 @@ async fn refused(change: impl FnOnce(&mut edge::EdgeOptions)) -> EdgeError {
         region: "local".parse().unwrap(),
         keys: directory.path().join("keys"),
         catalog: publisher.reader(),
+        hostnames: hostnames(directory.path()),
         logs: std::sync::Arc::new(Logs::default()),
         platform: Default::default(),
         reserved_ports: Default::default(),

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, AtomicUsize, Ordering::SeqCst},
@@ -15,7 +16,7 @@ use api::internal::{LogSink, NodeView};
 use axum::Router;
 use bytes::Bytes;
 use catalog::Publisher;
-use edge::{Bounds, Edge, EdgeOptions, PlatformHost};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, PlatformHost};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Body;
@@ -24,6 +25,7 @@ use hyper_util::{
     server::conn::auto,
     service::TowerToHyperService,
 };
+use kit::seal::SealingKey;
 use model::{
     Addresses, ImageSpec, InstanceId, MachineId, NetworkId, Timestamp,
     log::{LogRecord, LogSource},
@@ -92,6 +94,16 @@ impl LogSink for Logs {
     }
 }
 
+/// The custom host names that lie below a directory.
+pub fn hostnames(directory: &Path) -> Arc<Hostnames> {
+    Hostnames::open(directory.join("hostnames"), sealing_key(directory))
+}
+
+/// The key that the certificates below a directory are sealed with.
+pub fn sealing_key(directory: &Path) -> SealingKey {
+    SealingKey::load_or_create(&directory.join("sealing.key")).unwrap()
+}
+
 /// An edge and what it knows.
 pub struct World {
     pub edge: Arc<Edge>,
@@ -119,6 +131,7 @@ impl World {
             region: "local".parse().unwrap(),
             keys: directory.path().join("keys"),
             catalog: publisher.reader(),
+            hostnames: hostnames(directory.path()),
             logs: logs.clone(),
             platform: BTreeMap::new(),
             reserved_ports: BTreeSet::new(),
