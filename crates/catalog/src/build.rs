@@ -22,8 +22,9 @@ use crate::{AppRoute, Backend, Door, HTTP_PORT, HTTPS_PORT, Handling, MachineRou
 
 /// Above this many machines are in use, others are preferred, unless the configuration says otherwise.
 const DEFAULT_SOFT_LIMIT: u32 = 20;
-/// How many public ports one machine may have, ranges counted out.
-const MAX_PORTS_PER_MACHINE: usize = 1024;
+/// How many public ports one machine may have, ranges counted out. What a range says is kept once; each port costs a
+/// line in a table here, and the edge one listening socket.
+const MAX_PORTS_PER_MACHINE: usize = 10_240;
 
 impl Snapshot {
     /// The picture that a node's view gives.
@@ -39,8 +40,11 @@ impl Snapshot {
             .map(|(name, machines)| app_route(name, machines, &mut left_out))
             .collect();
         let doors = assign_doors(&mut apps, &mut left_out);
+        let datagrams = assign_datagrams(&mut apps, &mut left_out);
+        let passes = |app: &AppRoute| app.ports.get(&HTTPS_PORT).is_some_and(|it| it.handling == Handling::Passthrough);
+        let passthrough = apps.iter().any(passes);
         let apps: HashMap<_, _> = apps.into_iter().map(|app| (app.name.clone(), Arc::new(app))).collect();
-        Self { generation, apps, doors, quarantined: left_out.0.into_iter().collect() }
+        Self { generation, apps, doors, datagrams, passthrough, quarantined: left_out.0.into_iter().collect() }
     }
 }
 
@@ -85,17 +89,33 @@ fn machines_by_app(
 }
 
 fn app_route(name: AppName, machines: Vec<Arc<MachineRoute>>, left_out: &mut Quarantine) -> AppRoute {
-    let mut claims: BTreeMap<u16, Vec<Claim>> = BTreeMap::new();
+    let mut claims: BTreeMap<(Protocol, u16), Vec<Arc<Claim>>> = BTreeMap::new();
     for machine in &machines {
         for (port, claim) in claims_of(machine, left_out) {
             claims.entry(port).or_default().push(claim);
         }
     }
-    let ports = claims.into_iter().map(|(port, claims)| (port, port_route(claims))).collect();
-    AppRoute { org: machines[0].org.clone(), network: machines[0].network, name, machines, ports }
+    let (org, network) = (machines[0].org.clone(), machines[0].network);
+    let (mut ports, mut datagrams) = (BTreeMap::new(), BTreeMap::new());
+    let mut last: Option<(Vec<Arc<Claim>>, Arc<PortRoute>)> = None;
+    for ((protocol, port), claims) in claims {
+        // The ports of a range are claimed by the same claims and share what is known of them.
+        let same = last.as_ref().filter(|(of, _)| of.len() == claims.len() && of.iter().zip(&claims).all(is_same));
+        let route = same.map_or_else(|| Arc::new(port_route(&claims)), |(_, route)| route.clone());
+        last = Some((claims, route.clone()));
+        match protocol {
+            Protocol::Tcp => ports.insert(port, route),
+            Protocol::Udp => datagrams.insert(port, route),
+        };
+    }
+    AppRoute { name, org, network, machines, ports, datagrams }
 }
 
-/// A machine's wish for one public port.
+fn is_same((one, other): (&Arc<Claim>, &Arc<Claim>)) -> bool {
+    Arc::ptr_eq(one, other)
+}
+
+/// A machine's wish for one public port, or for a range.
 struct Claim {
     handling: Handling,
     port: Arc<Port>,
@@ -103,24 +123,17 @@ struct Claim {
 }
 
 /// What a machine claims, each public port once.
-fn claims_of(machine: &Arc<MachineRoute>, left_out: &mut Quarantine) -> BTreeMap<u16, Claim> {
+fn claims_of(machine: &Arc<MachineRoute>, left_out: &mut Quarantine) -> BTreeMap<(Protocol, u16), Arc<Claim>> {
     let mut claims = BTreeMap::new();
     for service in &machine.services {
-        if service.protocol == Protocol::Udp {
-            left_out.machine(machine, "its UDP services get no traffic: this version carries TCP only".into());
-            continue;
-        }
         for port in &service.ports {
-            let range = match numbers(port).filter(|_| service.internal_port != 0) {
-                Some(range) => range,
-                None => {
-                    left_out.machine(machine, "a service has no internal port, or a port range is empty".into());
-                    continue;
-                }
+            let Some(range) = numbers(port).filter(|_| service.internal_port != 0) else {
+                left_out.machine(machine, "a service has no internal port, or a port range is empty".into());
+                continue;
             };
-            let port = Arc::new(port.clone());
-            for number in range.take(MAX_PORTS_PER_MACHINE + 1) {
-                if let Err(reason) = add_claim(&mut claims, number, machine, service, &port) {
+            let (shared, plain) = range.partition::<Vec<u16>, _>(|port| [HTTP_PORT, HTTPS_PORT].contains(port));
+            for numbers in shared.into_iter().map(|port| vec![port]).chain([plain]) {
+                if let Err(reason) = add_claims(&mut claims, &numbers, machine, service, port) {
                     left_out.machine(machine, reason);
                 }
             }
@@ -139,20 +152,16 @@ fn numbers(port: &Port) -> Option<RangeInclusive<u16>> {
     (!range.is_empty() && *range.start() != 0).then_some(range)
 }
 
-fn add_claim(
-    claims: &mut BTreeMap<u16, Claim>,
-    number: u16,
+/// Claims ports that are handled in the same way. One that cannot be had does not keep the others from it.
+fn add_claims(
+    claims: &mut BTreeMap<(Protocol, u16), Arc<Claim>>,
+    numbers: &[u16],
     machine: &Arc<MachineRoute>,
     service: &Service,
-    port: &Arc<Port>,
+    port: &Port,
 ) -> Result<(), String> {
-    let handling = handling(number, &port.handlers)?;
-    if claims.len() >= MAX_PORTS_PER_MACHINE {
-        return Err(format!("ports beyond the first {MAX_PORTS_PER_MACHINE} get no traffic"));
-    }
-    if claims.contains_key(&number) {
-        return Err(format!("port {number} is given twice; the first of them counts"));
-    }
+    let Some(first) = numbers.first() else { return Ok(()) };
+    let handling = handling(service.protocol, *first, &port.handlers)?;
     let backend = Backend {
         machine: machine.clone(),
         internal_port: service.internal_port,
@@ -161,46 +170,76 @@ fn add_claim(
         soft_limit: service.concurrency.soft_limit.unwrap_or(DEFAULT_SOFT_LIMIT),
         hard_limit: service.concurrency.hard_limit.filter(|limit| *limit > 0),
     };
-    claims.insert(number, Claim { handling, port: port.clone(), backend });
-    Ok(())
+    let claim = Arc::new(Claim { handling, port: Arc::new(port.clone()), backend });
+    let mut refused = Ok(());
+    for number in numbers {
+        if claims.contains_key(&(service.protocol, *number)) {
+            refused = Err(format!("port {number} is given twice; the first of them counts"));
+        } else if claims.len() >= MAX_PORTS_PER_MACHINE {
+            return Err(format!("ports beyond the first {MAX_PORTS_PER_MACHINE} get no traffic"));
+        } else {
+            claims.insert((service.protocol, *number), claim.clone());
+        }
+    }
+    refused
 }
 
-/// What a list of handlers means on a port, or why it means nothing there.
-fn handling(number: u16, handlers: &[Handler]) -> Result<Handling, String> {
-    let handling = match handlers {
+/// What a list of handlers means on a port, or why it means nothing there. Who asks to be told the client's address
+/// (`proxy_proto`) is told it, whatever else is done.
+fn handling(protocol: Protocol, number: u16, handlers: &[Handler]) -> Result<Handling, String> {
+    let others: Vec<Handler> = handlers.iter().copied().filter(|it| *it != Handler::ProxyProto).collect();
+    let told = others.len() < handlers.len();
+    if protocol == Protocol::Udp {
+        let plain = others.is_empty() && !told;
+        return match number {
+            HTTPS_PORT => Err("UDP port 443 carries HTTP/3 for all apps; choose another port".into()),
+            _ if !plain => Err(format!("UDP port {number} can have no handlers")),
+            _ => Ok(Handling::Datagrams),
+        };
+    }
+    let handling = match others.as_slice() {
+        [] if number == HTTPS_PORT => Handling::Passthrough,
         [] => Handling::Raw,
         [Handler::Http] => Handling::Http,
         [Handler::Tls] => Handling::Tls,
+        [Handler::PgTls] => Handling::PgTls,
         [Handler::Tls, Handler::Http] | [Handler::Http, Handler::Tls] => Handling::TlsHttp,
-        _ => return Err(format!("port {number} has handlers that this version does not carry")),
+        _ => return Err(format!("port {number} has handlers that do not go together")),
     };
+    if told && matches!(handling, Handling::Http | Handling::TlsHttp) {
+        return Err(format!("port {number}: proxy_proto does not go with http, whose header fields name the client"));
+    }
     match (number, handling) {
-        (HTTP_PORT, Handling::Http) | (HTTPS_PORT, Handling::TlsHttp | Handling::Tls) => Ok(handling),
+        (HTTP_PORT, Handling::Http) => Ok(handling),
         (HTTP_PORT, _) => Err("port 80 is shared by all apps: give it the http handler".into()),
-        (HTTPS_PORT, _) => Err("port 443 is shared by all apps: give it the tls handler".into()),
+        (HTTPS_PORT, Handling::Http | Handling::PgTls) => {
+            Err("port 443 is shared by all apps: give it the tls handler, or none if the app ends TLS itself".into())
+        }
         _ => Ok(handling),
     }
 }
 
-fn port_route(claims: Vec<Claim>) -> PortRoute {
+fn port_route(claims: &[Arc<Claim>]) -> PortRoute {
     let newest = claims.iter().max_by(|a, b| a.backend.machine.version.cmp(&b.backend.machine.version));
     let newest = newest.expect("a port is only known by a claim");
     PortRoute {
         handling: newest.handling,
         options: newest.port.clone(),
-        backends: claims.into_iter().map(|claim| claim.backend).collect(),
+        backends: claims.iter().map(|claim| claim.backend.clone()).collect(),
     }
 }
 
 /// Gives each public port to the apps that can share it, and takes it from the others.
 fn assign_doors(apps: &mut [AppRoute], left_out: &mut Quarantine) -> BTreeMap<u16, Door> {
     let mut doors: BTreeMap<u16, Door> = BTreeMap::new();
-    for (port, _, index) in wishes(apps) {
+    let wishes = wishes(apps, |app| &app.ports).into_iter();
+    for (port, _, index) in wishes.filter(|(port, ..)| ![HTTP_PORT, HTTPS_PORT].contains(port)) {
         let app = &mut apps[index];
         let wanted = match app.ports[&port].handling {
             Handling::Http => Door::Http,
-            Handling::TlsHttp | Handling::Tls => Door::Tls,
-            Handling::Raw => Door::Raw(app.name.clone()),
+            Handling::TlsHttp | Handling::Tls | Handling::Passthrough => Door::Tls,
+            Handling::PgTls => Door::PgTls,
+            Handling::Raw | Handling::Datagrams => Door::Raw(app.name.clone()),
         };
         let door = doors.entry(port).or_insert_with(|| wanted.clone());
         if *door != wanted {
@@ -211,11 +250,27 @@ fn assign_doors(apps: &mut [AppRoute], left_out: &mut Quarantine) -> BTreeMap<u1
     doors
 }
 
-/// Every wish for a port that is not always open, the longest held first.
-fn wishes(apps: &[AppRoute]) -> Vec<(u16, (Timestamp, AppName), usize)> {
+/// Gives each UDP port to the app that has wished for it longest: a datagram does not name its app.
+fn assign_datagrams(apps: &mut [AppRoute], left_out: &mut Quarantine) -> BTreeMap<u16, AppName> {
+    let mut doors: BTreeMap<u16, AppName> = BTreeMap::new();
+    for (port, _, index) in wishes(apps, |app| &app.datagrams) {
+        let app = &mut apps[index];
+        if *doors.entry(port).or_insert_with(|| app.name.clone()) != app.name {
+            app.datagrams.remove(&port);
+            left_out.app(&app.name, format!("UDP port {port} belongs to another app; choose another port"));
+        }
+    }
+    doors
+}
+
+/// Every wish for a port, the longest held first.
+fn wishes(
+    apps: &[AppRoute],
+    of: impl Fn(&AppRoute) -> &BTreeMap<u16, Arc<PortRoute>>,
+) -> Vec<(u16, (Timestamp, AppName), usize)> {
     let mut wishes = Vec::new();
     for (index, app) in apps.iter().enumerate() {
-        for (port, route) in app.ports.iter().filter(|(port, _)| ![HTTP_PORT, HTTPS_PORT].contains(port)) {
+        for (port, route) in of(app) {
             let since = route.backends.iter().map(|backend| backend.machine.created_at).min().unwrap_or_default();
             wishes.push((*port, (since, app.name.clone()), index));
         }
@@ -231,6 +286,9 @@ fn taken(port: u16, door: &Door) -> String {
         }
         Door::Http => format!("port {port} is used by another app for plain HTTP; choose another port"),
         Door::Tls => format!("port {port} is used by another app for TLS; add the tls handler, or choose another port"),
+        Door::PgTls => {
+            format!("port {port} is used by another app for PostgreSQL; add the pg_tls handler, or choose another port")
+        }
     }
 }
 

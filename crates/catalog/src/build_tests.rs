@@ -2,7 +2,7 @@
 
 use model::{
     MachineId,
-    machine::{HttpOptions, MachineState},
+    machine::{HttpOptions, MachineState, ProxyProtoVersion},
 };
 use proptest::prelude::*;
 
@@ -81,12 +81,53 @@ fn apps_share_a_port_that_names_its_app() {
 }
 
 #[test]
+fn whoever_ends_tls_himself_gets_the_shared_port_by_server_name() {
+    let snapshot = Snapshot::of_rows(1, [offering("own", 1, 443, &[]), row("shop", 2)]);
+    assert!(snapshot.passthrough && snapshot.doors.is_empty());
+    assert_eq!(snapshot.app("own").unwrap().ports[&443].handling, Handling::Passthrough);
+    assert!(!Snapshot::of_rows(1, [row("shop", 2)]).passthrough);
+}
+
+#[test]
+fn proxy_proto_goes_with_whatever_passes_bytes() {
+    for (port, handlers, handling) in [
+        (25, &[Handler::ProxyProto][..], Handling::Raw),
+        (443, &[Handler::ProxyProto], Handling::Passthrough),
+        (993, &[Handler::ProxyProto, Handler::Tls], Handling::Tls),
+        (5432, &[Handler::PgTls, Handler::ProxyProto], Handling::PgTls),
+    ] {
+        let snapshot = Snapshot::of_rows(1, [offering("a", 1, port, handlers)]);
+        let route = &snapshot.app("a").unwrap().ports[&port];
+        assert_eq!((route.handling, route.proxy_header()), (handling, Some(ProxyProtoVersion::V1)));
+    }
+}
+
+#[test]
+fn udp_and_tcp_do_not_take_each_others_ports() {
+    let udp = |app, made_at, port, handlers| {
+        let mut row = offering(app, made_at, port, handlers);
+        row.services[0].protocol = Protocol::Udp;
+        row
+    };
+    let rows = [udp("dns", 1, 53, &[]), offering("web", 2, 53, &[]), udp("late", 3, 53, &[])];
+    let snapshot = Snapshot::of_rows(1, rows);
+    assert_eq!(snapshot.datagrams[&53].as_str(), "dns");
+    assert_eq!(snapshot.doors[&53], Door::Raw("web".parse().unwrap()));
+    assert!(snapshot.app("late").unwrap().datagrams.is_empty());
+    assert!(reasons(&snapshot)[0].contains("UDP port 53 belongs to another app"));
+    for (port, handlers) in [(443, &[][..]), (53, &[Handler::Tls])] {
+        assert_eq!(Snapshot::of_rows(1, [udp("a", 1, port, handlers)]).quarantined.len(), 1);
+    }
+}
+
+#[test]
 fn what_a_port_cannot_do_is_said() {
     for (port, handlers) in [
         (80, &[][..]),
         (443, &[Handler::Http]),
-        (5432, &[Handler::PgTls]),
-        (25, &[Handler::ProxyProto]),
+        (443, &[Handler::PgTls]),
+        (5432, &[Handler::PgTls, Handler::Tls]),
+        (25, &[Handler::ProxyProto, Handler::Http]),
         (80, &[Handler::Tls]),
     ] {
         let snapshot = Snapshot::of_rows(1, [offering("a", 1, port, handlers)]);
@@ -120,6 +161,9 @@ fn a_range_counts_port_by_port_up_to_a_bound() {
     let snapshot = Snapshot::of_rows(1, [wide]);
     assert_eq!(snapshot.doors.len(), MAX_PORTS_PER_MACHINE);
     assert!((6000..=6003).all(|port| snapshot.doors.contains_key(&port)));
+    let ports = &snapshot.app("a").unwrap().ports;
+    assert!(Arc::ptr_eq(&ports[&10_000], &ports[&10_100]), "a range is kept once");
+    assert!(!Arc::ptr_eq(&ports[&6003], &ports[&10_000]));
     assert_eq!(snapshot.quarantined.len(), 2);
 }
 
@@ -173,7 +217,9 @@ proptest! {
                 };
                 let fits = match route.handling {
                     Handling::Http => *door == Door::Http,
-                    Handling::Tls | Handling::TlsHttp => *door == Door::Tls,
+                    Handling::Tls | Handling::TlsHttp | Handling::Passthrough => *door == Door::Tls,
+                    Handling::PgTls => *door == Door::PgTls,
+                    Handling::Datagrams => false,
                     Handling::Raw => *door == Door::Raw(app.name.clone()),
                 };
                 prop_assert!(fits, "{port}: {:?} behind {door:?}", route.handling);

@@ -7,7 +7,7 @@ use std::{
 
 use model::{
     AppName, MachineId, NetworkId, OrgSlug,
-    machine::{ConcurrencyKind, Port},
+    machine::{ConcurrencyKind, Handler, Port, ProxyProtoVersion},
 };
 
 use crate::MachineRoute;
@@ -26,6 +26,10 @@ pub struct Snapshot {
     pub apps: HashMap<AppName, Arc<AppRoute>>,
     /// What is listened for on each public port but [`HTTP_PORT`] and [`HTTPS_PORT`], which are always open.
     pub doors: BTreeMap<u16, Door>,
+    /// Whose datagrams come to each public UDP port.
+    pub datagrams: BTreeMap<u16, AppName>,
+    /// Some app ends TLS on [`HTTPS_PORT`] by itself, so that handshakes there are looked at before they are answered.
+    pub passthrough: bool,
     /// What was left out, and why.
     pub quarantined: Vec<Quarantined>,
 }
@@ -37,6 +41,8 @@ pub enum Door {
     Http,
     /// With a TLS handshake, whose server name names the app.
     Tls,
+    /// With PostgreSQL's wish for TLS, then as [`Door::Tls`].
+    PgTls,
     /// With bytes for this one app.
     Raw(AppName),
 }
@@ -53,7 +59,9 @@ pub struct AppRoute {
     /// Its machines, oldest first, whatever they are doing.
     pub machines: Vec<Arc<MachineRoute>>,
     /// What it offers on which public port.
-    pub ports: BTreeMap<u16, PortRoute>,
+    pub ports: BTreeMap<u16, Arc<PortRoute>>,
+    /// On which public port it takes datagrams.
+    pub datagrams: BTreeMap<u16, Arc<PortRoute>>,
 }
 
 /// What the edge does to a connection to a public port.
@@ -65,8 +73,14 @@ pub enum Handling {
     TlsHttp,
     /// End TLS, pass the bytes.
     Tls,
+    /// End TLS in PostgreSQL's way, pass the bytes.
+    PgTls,
+    /// Pass the handshake and all that follows to the app that the server name names.
+    Passthrough,
     /// Pass the bytes.
     Raw,
+    /// Pass the datagrams.
+    Datagrams,
 }
 
 impl std::fmt::Display for Handling {
@@ -75,7 +89,10 @@ impl std::fmt::Display for Handling {
             Self::Http => "http",
             Self::TlsHttp => "tls, http",
             Self::Tls => "tls",
+            Self::PgTls => "pg_tls",
+            Self::Passthrough => "tls, ended by the app",
             Self::Raw => "as it is",
+            Self::Datagrams => "udp",
         })
     }
 }
@@ -91,12 +108,21 @@ pub struct PortRoute {
     pub backends: Vec<Backend>,
 }
 
+impl PortRoute {
+    /// How the machine is told whom a connection comes from, if it wants to be.
+    pub fn proxy_header(&self) -> Option<ProxyProtoVersion> {
+        let wanted = self.options.handlers.contains(&Handler::ProxyProto);
+        let version = self.options.proxy_proto_options.as_ref().map(|options| options.version);
+        wanted.then(|| version.unwrap_or_default())
+    }
+}
+
 /// A machine as the target of a public port.
 #[derive(Debug, Clone)]
 pub struct Backend {
     /// The machine.
     pub machine: Arc<MachineRoute>,
-    /// The port inside the guest.
+    /// The port inside the guest. Datagrams keep the public port, whatever this is.
     pub internal_port: u16,
     /// Speak HTTP/2 with prior knowledge to it.
     pub h2: bool,

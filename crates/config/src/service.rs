@@ -179,6 +179,15 @@ fn check_handlers(section: &Section<'_>, handlers: &[Handler]) {
     if handlers.windows(2).any(|pair| pair[0] == pair[1]) {
         section.error(format!("{} names a handler twice", section.name()), "name each handler once");
     }
+    let has = |handler| handlers.contains(&handler);
+    if has(Handler::PgTls) && (has(Handler::Tls) || has(Handler::Http)) {
+        let help = "use `pg_tls` alone, or with `proxy_proto`";
+        section.error(format!("{}: `pg_tls` ends TLS itself, in PostgreSQL's way", section.name()), help);
+    }
+    if has(Handler::ProxyProto) && has(Handler::Http) {
+        let help = "take `proxy_proto` out: the header fields `Fly-Client-IP` and `X-Forwarded-For` name the client";
+        section.error(format!("{}: `proxy_proto` does not go with `http`", section.name()), help);
+    }
 }
 
 fn tls_options(section: Section<'_>) -> TlsOptions {

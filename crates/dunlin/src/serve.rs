@@ -21,6 +21,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use edge::proxy_protocol::TrustedProxy;
 use model::Region;
 use node::{Ipv4Pool, kernel::KernelSource, vmm::Driver};
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,6 +50,10 @@ pub struct ServeOptions {
     /// The port for HTTPS
     #[arg(long, default_value_t = 443)]
     https_port: u16,
+    /// Peers whose connections to apps begin with a PROXY protocol header, such as a load balancer in front of this
+    /// host: 10.0.0.0/8, or 10.0.0.0/8=optional where some connections have none. Nobody else's header is believed
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    trusted_proxies: Vec<TrustedProxy>,
     /// Where the REST API and the container registry listen
     #[arg(long, default_value = "127.0.0.1:4280")]
     api_listen: SocketAddr,

@@ -14,7 +14,9 @@ use crate::{
     http::Compressor,
     journal::Journal,
     listen::Admission,
+    proxy_protocol::TrustedProxy,
     routing::Routing,
+    stream::postgres::Cancels,
     tls::Certificates,
     upstream::{Dialer, KeepBounds},
 };
@@ -51,6 +53,10 @@ pub struct Context {
     pub certificates: Certificates,
     /// Speaks HTTP with clients.
     pub server: auto::Builder<TokioExecutor>,
+    /// Peers that say whom their connections come from.
+    pub trusted_proxies: Vec<TrustedProxy>,
+    /// The PostgreSQL sessions that can be cancelled.
+    pub cancels: Arc<Cancels>,
     /// Counts the connections of clients.
     pub admission: Arc<Admission>,
     /// The port to send clients to for HTTPS; set once it is bound.

@@ -28,7 +28,7 @@ use crate::{
     context::Context,
     http,
     journal::Journal,
-    listen::{Admission, Doors, accept, bind},
+    listen::{Admission, Doors, accept, allow_all_files, bind},
     routing::{Registry, Routing},
     tls::Certificates,
     upstream::{Dialer, KeepBounds},
@@ -52,6 +52,7 @@ pub struct Edge {
 impl Edge {
     /// Starts to listen and to carry. Routes by the catalog as it is now and follows it from there.
     pub async fn start(options: EdgeOptions) -> Result<Arc<Self>, EdgeError> {
+        allow_all_files();
         let domain = http::host_name(&options.domain).ok_or(EdgeError::Domain(options.domain.clone()))?;
         let certificates = Certificates::open(&options.keys, &domain, options.hostnames.clone())?;
         let http = bind_all(&options.http, "http-port")?;
@@ -164,6 +165,8 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         kept: KeepBounds::new(options.bounds.kept_bytes, options.bounds.kept_bytes_overall),
         certificates,
         server: http::server(&options.bounds),
+        trusted_proxies: options.trusted_proxies.clone(),
+        cancels: Arc::default(),
         admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),
         https_port: OnceLock::new(),
         stopping,

@@ -32,6 +32,7 @@ mod machine;
 mod options;
 mod outlier;
 mod pick;
+pub mod proxy_protocol;
 mod refusal;
 mod replay;
 mod routing;

@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
 
-use crate::{Hostnames, http::InboundBody};
+use crate::{Hostnames, http::InboundBody, proxy_protocol::TrustedProxy};
 
 /// An error of any kind, as bodies carry it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -47,6 +47,8 @@ pub struct EdgeOptions {
     pub reserved_ports: BTreeSet<u16>,
     /// The port that clients use for HTTPS, if it is not the one listened on.
     pub public_https_port: Option<u16>,
+    /// Peers that say whom their connections come from, by the PROXY protocol.
+    pub trusted_proxies: Vec<TrustedProxy>,
     /// Write an access record for each request into its app's log.
     pub access_records: bool,
     /// How much, how long.

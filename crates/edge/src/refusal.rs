@@ -138,6 +138,34 @@ pub enum Refusal {
         /// What the connection said.
         reason: String,
     },
+    /// The client's end of a connection broke.
+    #[error("the client reset the connection: {reason}")]
+    ClientReset {
+        /// What the connection said.
+        reason: String,
+    },
+    /// There is no certificate for a server name.
+    #[error("there is no certificate for {name}, so its TLS handshake was refused")]
+    NoCertificate {
+        /// The server name.
+        name: String,
+    },
+    /// A TLS handshake came to nothing.
+    #[error("a TLS handshake for {name} failed: {reason}")]
+    Handshake {
+        /// The server name.
+        name: String,
+        /// What went wrong.
+        reason: String,
+    },
+    /// A TLS handshake took too long.
+    #[error("a TLS handshake for {name} did not end within {} s", waited.as_secs())]
+    HandshakeTimeout {
+        /// The server name.
+        name: String,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// What came is not HTTP.
     #[error("machine {machine} answered with something that is not {protocol}: {reason}")]
     BadAnswer {
@@ -251,7 +279,11 @@ impl Refusal {
             Self::ConnectRefused { .. } => "PC01",
             Self::Unreachable { .. } => "PC02",
             Self::ClosedEarly { .. } => "PC03",
+            Self::ClientReset { .. } => "PC04",
             Self::BrokenOff { .. } => "PC05",
+            Self::NoCertificate { .. } => "PT05",
+            Self::Handshake { .. } => "PT06",
+            Self::HandshakeTimeout { .. } => "PT08",
             Self::BadAnswer { protocol: "HTTP/2", .. } => "PU01",
             Self::BadAnswer { .. } => "PU02",
             Self::NoAnswer { .. } => "PU03",
@@ -280,6 +312,7 @@ impl Refusal {
             Self::UnknownHost { .. } | Self::BadHost { .. } | Self::Connect => Fault::Client,
             Self::Misdirected { .. } | Self::BadTarget { .. } => Fault::Client,
             Self::ClientGone { .. } | Self::BadWish { .. } => Fault::Client,
+            Self::ClientReset { .. } | Self::Handshake { .. } | Self::HandshakeTimeout { .. } => Fault::Client,
             Self::Unreachable { .. } => Fault::Platform,
             Self::Exhausted { last, .. } => last.fault(),
             _ => Fault::App,
@@ -317,6 +350,12 @@ impl Refusal {
             Self::BadAnswer { .. } => "Make the app speak HTTP on its internal_port, or take the http handler out.",
             Self::NoAnswer { .. } => "See `dunlin logs`: the app takes too long.",
             Self::ClientGone { .. } => "Send the whole request.",
+            Self::ClientReset { .. } => "Nothing, unless it happens often: then look at the client or at its network.",
+            Self::NoCertificate { .. } => {
+                "See `dunlin certs check`; tls_options.default_self_signed shows a certificate of nobody meanwhile."
+            }
+            Self::Handshake { .. } => "Check the client's TLS versions and ALPN against tls_options in fly.toml.",
+            Self::HandshakeTimeout { .. } => "Look at the client: it began a handshake and did not go on.",
             Self::BodyGone => {
                 "Send less than 1 MiB in requests that may be replayed, or send them to the right app at once."
             }

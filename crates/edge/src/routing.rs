@@ -36,7 +36,7 @@ pub struct App {
     pub route: Arc<AppRoute>,
     /// What its requests share.
     pub state: Arc<AppState>,
-    ready: BTreeMap<u16, Vec<Candidate>>,
+    ready: BTreeMap<u16, Arc<Vec<Candidate>>>,
 }
 
 /// A ready machine behind a public port.
@@ -81,7 +81,7 @@ impl Routing {
         let service = ports.and_then(|mut ports| {
             ports.find(|candidates| candidates.iter().any(|candidate| Arc::ptr_eq(&candidate.target, failed)))
         });
-        let others = service.into_iter().flatten().map(|candidate| &candidate.target);
+        let others = service.into_iter().flat_map(|ready| ready.iter()).map(|candidate| &candidate.target);
         let others = others.filter(|other| !Arc::ptr_eq(other, failed));
         failed.failed(&others.map(|other| other.tally()).collect::<Vec<_>>());
     }
@@ -90,12 +90,12 @@ impl Routing {
 impl App {
     /// What the app offers on a public port.
     pub fn port(&self, port: u16) -> Option<&PortRoute> {
-        self.route.ports.get(&port)
+        self.route.ports.get(&port).map(|route| &**route)
     }
 
     /// The machines that take traffic on a public port.
     pub fn ready(&self, port: u16) -> &[Candidate] {
-        self.ready.get(&port).map_or(&[], Vec::as_slice)
+        self.ready.get(&port).map_or(&[], |ready| ready.as_slice())
     }
 
     /// Whether a machine that meets a wish may soon take traffic on a public port, though none does now.
@@ -206,8 +206,24 @@ impl Registry {
         let (shared, quota) = (self.apps.entry(name.clone()), self.replays.clone());
         let new = || Shared { state: Arc::new(AppState::new(name, quota)), freed: BTreeMap::new() };
         let state = shared.or_insert_with(new).state.clone();
-        let ready = route.ports.iter().map(|(port, offered)| (*port, self.ready(&route.name, offered))).collect();
+        let ready = self.each_ready(&route.name, &route.ports);
         App { route: route.clone(), state, ready }
+    }
+
+    /// The machines behind each port. The ports of a range share them.
+    fn each_ready(
+        &mut self,
+        app: &AppName,
+        ports: &BTreeMap<u16, Arc<PortRoute>>,
+    ) -> BTreeMap<u16, Arc<Vec<Candidate>>> {
+        let mut last: Option<(&Arc<PortRoute>, Arc<Vec<Candidate>>)> = None;
+        let ready = ports.iter().map(|(port, offered)| {
+            let same = last.as_ref().filter(|(of, _)| Arc::ptr_eq(of, offered)).map(|(_, ready)| ready.clone());
+            let ready = same.unwrap_or_else(|| Arc::new(self.ready(app, offered)));
+            last = Some((offered, ready.clone()));
+            (*port, ready)
+        });
+        ready.collect()
     }
 
     fn ready(&mut self, app: &AppName, port: &PortRoute) -> Vec<Candidate> {

@@ -208,6 +208,7 @@ fn edge_options(
             .collect::<BTreeMap<_, _>>(),
         reserved_ports: BTreeSet::from([api.port(), 22, 53]),
         public_https_port: None,
+        trusted_proxies: options.trusted_proxies.clone(),
         access_records: !options.no_access_records,
         bounds: Bounds::default(),
     })

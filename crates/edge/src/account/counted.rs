@@ -22,6 +22,11 @@ impl<IO> Counted<IO> {
     pub fn new(inner: IO, connection: Arc<Connection>) -> Self {
         Self { inner, connection }
     }
+
+    /// The stream that is counted.
+    pub fn inner(&self) -> &IO {
+        &self.inner
+    }
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {

@@ -189,7 +189,7 @@ impl Visit<'_> {
         let offered = app.port(port).filter(|offered| match offered.handling {
             Handling::Http => !client.is_secure(),
             Handling::TlsHttp => client.is_secure(),
-            Handling::Tls | Handling::Raw => false,
+            _ => false,
         });
         let offered = offered.ok_or_else(|| Refusal::NotOffered { app: self.app.clone(), port, what })?;
         if !offered.options.force_https || client.is_secure() {

@@ -62,6 +62,12 @@ impl Client {
         Self { peer, local, port, secured, connection, activity: Activity::new() }
     }
 
+    /// A client who secures the connection with the app itself, under this server name.
+    pub fn passing(peer: SocketAddr, local: SocketAddr, port: u16, name: Option<String>) -> Self {
+        let connection = Arc::new(Connection::new(peer, port, true, name));
+        Self { peer, local, port, secured: None, connection, activity: Activity::new() }
+    }
+
     /// His address; IPv4 as such, though it came through a socket for both.
     pub fn ip(&self) -> IpAddr {
         self.peer.ip().to_canonical()

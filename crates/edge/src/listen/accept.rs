@@ -7,10 +7,11 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::origin::{self, Origin};
 use crate::{
     context::Context,
     http::{self, Client},
-    stream, tls,
+    proxy_protocol, stream, tls,
 };
 
 /// How long accepting rests when the system has no more sockets or memory to give.
@@ -43,24 +44,34 @@ fn is_about_one(error: &io::Error) -> bool {
 }
 
 fn begin(context: &Arc<Context>, stream: TcpStream, peer: SocketAddr, port: u16) {
-    let Some(admitted) = context.admission.admit(peer.ip()) else {
+    let demand = proxy_protocol::demand(&context.trusted_proxies, peer.ip());
+    // Who comes through a trusted peer is let in, or not, once the peer has said who it is.
+    let admitted = if demand.is_none() { context.admission.admit(peer.ip()) } else { None };
+    if demand.is_none() && admitted.is_none() {
         tracing::debug!(%peer, port, "a connection is turned away: too many");
         return;
-    };
-    let served = serve(context.clone(), stream, peer, port);
-    context.tasks.spawn(async move {
-        served.await;
-        drop(admitted);
+    }
+    let context = context.clone();
+    context.tasks.clone().spawn(async move {
+        let mut stream = stream;
+        let origin = match (demand, stream.local_addr()) {
+            (Some(demand), _) => origin::origin(&context, &mut stream, peer, demand).await,
+            (None, local) => local.ok().map(|local| Origin { peer, local, admitted }),
+        };
+        if let Some(origin) = origin {
+            serve(context, stream, origin, port).await;
+        }
     });
 }
 
-async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, port: u16) {
-    let Ok(local) = stream.local_addr() else { return };
+async fn serve(context: Arc<Context>, stream: TcpStream, origin: Origin, port: u16) {
+    let Origin { peer, local, admitted: _admitted } = origin;
     let _ = stream.set_nodelay(true);
     watch_for_death(&stream);
     match door(&context, port) {
         Some(Door::Http) => http::serve(context, stream, Client::new(peer, local, port, None)).await,
         Some(Door::Tls) => tls::serve(context, stream, peer, local, port).await,
+        Some(Door::PgTls) => tls::serve_postgres(context, stream, peer, local, port).await,
         Some(Door::Raw(app)) => stream::carry(context, app, stream, Client::new(peer, local, port, None)).await,
         None => {}
     }

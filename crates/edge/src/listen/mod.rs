@@ -4,9 +4,14 @@ mod accept;
 mod admission;
 mod bind;
 mod doors;
+mod files;
 mod holder;
+mod origin;
+mod peek;
 
 pub use accept::accept;
 pub use admission::Admission;
 pub use bind::bind;
 pub use doors::Doors;
+pub use files::allow_all as allow_all_files;
+pub use peek::peek;

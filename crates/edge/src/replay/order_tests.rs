@@ -1,3 +1,5 @@
+//! Orders as apps write them.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -26,13 +26,16 @@ const WELL_KNOWN: &str = "/.well-known/acme-challenge/";
 /// How many proofs of each kind may be pending: more than are ever ordered at a time.
 const MAX_PENDING: usize = 1_000;
 
+/// The digest that a handshake has to show, and how it is shown.
+type Pending = ([u8; 32], Arc<ServerConfig>);
+
 /// The pending proofs.
 #[derive(Default)]
 pub struct Challenges {
     /// Texts by name and token.
     http: Mutex<HashMap<(String, String), String>>,
     /// Configurations by name.
-    tls: Mutex<HashMap<String, ([u8; 32], Arc<ServerConfig>)>>,
+    tls: Mutex<HashMap<String, Pending>>,
 }
 
 impl Challenges {

@@ -1,6 +1,6 @@
 //! The handshake: the server name says whose connection it is, and what comes after.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use catalog::{HTTPS_PORT, Handling};
 use model::{AppName, machine::TlsOptions};
@@ -11,11 +11,15 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::certificates::HTTP_ALPN;
+use super::{certificates::HTTP_ALPN, passthrough};
 use crate::{
+    Refusal,
     context::{Context, Destination},
     http::{self, Client, Secured},
-    stream,
+    stream::{
+        self,
+        postgres::{self, Greeting},
+    },
 };
 
 /// What comes after the handshake.
@@ -24,69 +28,196 @@ enum Then {
     Http,
     /// Bytes for an app.
     Bytes(AppName),
+    /// A PostgreSQL session with an app.
+    Postgres(AppName),
 }
 
-/// Ends TLS on a connection and carries on with what is inside.
-pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
-    let deadline = Instant::now() + context.bounds.handshake;
-    let began = Instant::now();
-    let mut name = None;
-    let shaken = timeout_at(deadline, shake_hands(&context, stream, port, &mut name)).await;
-    let Ok(Some((stream, then))) = shaken else {
-        context.handshakes.failed(name.as_deref());
-        tracing::debug!(%peer, port, "a TLS handshake did not come to an end");
-        return;
-    };
-    context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
-    let client = Client::new(peer, local, port, Some(Secured { name }));
-    match then {
-        Then::Http => http::serve(context, stream, client).await,
-        Then::Bytes(app) => stream::carry(context, app, stream, client).await,
-    }
+/// What became of a connection.
+enum Opened {
+    /// TLS ended here.
+    Here(Box<TlsStream<TcpStream>>, Then),
+    /// The app ends it: nothing was taken from the connection.
+    There(TcpStream, AppName),
+    /// It is no session, but the wish to cancel another one.
+    Cancel(Vec<u8>),
+    /// It has served its purpose.
+    Done,
 }
 
-async fn shake_hands(
-    context: &Context,
-    stream: TcpStream,
+/// A connection whose handshake is under way.
+struct Opening<'a> {
+    context: &'a Context,
     port: u16,
-    name: &mut Option<String>,
-) -> Option<(TlsStream<TcpStream>, Then)> {
-    let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await.ok()?;
-    if let Some(proof) = context.hostnames.challenge(&start.client_hello()).filter(|_| port == HTTPS_PORT) {
-        let _ = start.into_stream(proof).await;
-        return None;
-    }
-    *name = start.client_hello().server_name().and_then(http::host_name);
-    let (config, then) = plan(context, name.as_deref(), port);
-    let stream = start.into_stream(config).await.ok()?;
-    Some((stream, then?))
+    /// The server name, once that is known.
+    name: Option<String>,
 }
 
-/// How to speak with a client who asked for this name, and what comes after; nothing if the handshake is refused.
-fn plan(context: &Context, name: Option<&str>, port: u16) -> (Arc<ServerConfig>, Option<Then>) {
-    let certificates = &context.certificates;
-    let shared = port == HTTPS_PORT;
-    let http = || (certificates.config(&TlsOptions::default(), &HTTP_ALPN), Some(Then::Http));
-    // Without a name there is still a page to show.
-    let Some(name) = name else { return if shared { http() } else { (certificates.refusing(), None) } };
-    let destination = context.destination(name);
-    if matches!(destination, Destination::App(_) | Destination::Platform(_)) {
-        certificates.prepare(name);
+/// Why a handshake came to nothing.
+enum Failure {
+    /// It broke.
+    Broken(io::Error),
+    /// Nobody offers what it is for.
+    Refused(Option<Refusal>),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
     }
-    match destination {
-        Destination::App(app) => {
-            let routing = context.routing.load();
-            let offered = routing.app(app.as_str()).and_then(|app| app.port(port));
-            let none = TlsOptions::default();
-            let options = offered.and_then(|offered| offered.options.tls_options.as_ref()).unwrap_or(&none);
-            match offered.map(|offered| offered.handling) {
-                Some(Handling::Tls) => (certificates.config(options, &[]), Some(Then::Bytes(app))),
-                Some(Handling::TlsHttp) => (certificates.config(options, &HTTP_ALPN), Some(Then::Http)),
-                _ if shared => http(),
-                _ => (certificates.refusing(), None),
+}
+
+/// Ends TLS on a connection, unless its app does, and carries on with what is inside.
+pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
+    let mut opening = Opening { context: &context, port, name: None };
+    let began = Instant::now();
+    let opened = timeout_at(began + context.bounds.handshake, opening.open(stream)).await;
+    let name = opening.name.take();
+    go_on(&context, opened.ok(), began, name, (peer, local, port)).await;
+}
+
+/// The same after PostgreSQL's wishes for encryption.
+pub async fn serve_postgres(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
+    let mut opening = Opening { context: &context, port, name: None };
+    let began = Instant::now();
+    let opened = timeout_at(began + context.bounds.handshake, opening.open_postgres(stream)).await;
+    let name = opening.name.take();
+    go_on(&context, opened.ok(), began, name, (peer, local, port)).await;
+}
+
+/// Carries on with what was opened; nothing was if it took too long.
+async fn go_on(
+    context: &Arc<Context>,
+    opened: Option<Result<Opened, Failure>>,
+    began: Instant,
+    name: Option<String>,
+    (peer, local, port): (SocketAddr, SocketAddr, u16),
+) {
+    match opened {
+        Some(Ok(Opened::Here(stream, then))) => {
+            context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
+            let (client, context) = (Client::new(peer, local, port, Some(Secured { name })), context.clone());
+            match then {
+                Then::Http => http::serve(context, *stream, client).await,
+                Then::Bytes(app) => stream::carry(context, app, *stream, client).await,
+                Then::Postgres(app) => postgres::carry(context, app, *stream, client).await,
             }
         }
-        Destination::Platform(_) | Destination::Nobody if shared => http(),
-        _ => (certificates.refusing(), None),
+        Some(Ok(Opened::There(stream, app))) => {
+            stream::carry(context.clone(), app, stream, Client::passing(peer, local, port, name)).await;
+        }
+        Some(Ok(Opened::Cancel(message))) => {
+            postgres::forward(context, &Client::new(peer, local, port, None), &message).await;
+        }
+        Some(Ok(Opened::Done)) => {}
+        failed => {
+            context.handshakes.failed(name.as_deref());
+            let waited = context.bounds.handshake;
+            let refusal = match failed {
+                Some(Err(failure)) => refusal(failure, name.as_deref()),
+                _ => name.as_ref().map(|name| Refusal::HandshakeTimeout { name: name.clone(), waited }),
+            };
+            tell(context, refusal, name.as_deref(), peer, port);
+        }
+    }
+}
+
+/// What an app is told of a handshake that came to nothing; nothing if it named nobody.
+fn refusal(failure: Failure, name: Option<&str>) -> Option<Refusal> {
+    let error = match failure {
+        Failure::Refused(refusal) => return refusal,
+        Failure::Broken(error) => error,
+    };
+    let name = name?.to_owned();
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    Some(match tls {
+        // The only general error of a server: it was given no certificate to show.
+        Some(rustls::Error::General(_)) => Refusal::NoCertificate { name },
+        _ => Refusal::Handshake { name, reason: error.to_string() },
+    })
+}
+
+fn tell(context: &Context, refusal: Option<Refusal>, name: Option<&str>, peer: SocketAddr, port: u16) {
+    tracing::debug!(%peer, port, name, "a TLS handshake came to nothing");
+    let Some((refusal, Destination::App(app))) = refusal.zip(name.map(|name| context.destination(name))) else {
+        return;
+    };
+    if let Some(app) = context.routing.load().app(app.as_str()) {
+        context.journal.refused(&app.state, &refusal, &format!("(handshake on port {port})"));
+    }
+}
+
+impl Opening<'_> {
+    async fn open(&mut self, stream: TcpStream) -> Result<Opened, Failure> {
+        if self.port == HTTPS_PORT && self.context.routing.load().snapshot.passthrough {
+            let asked = passthrough::look(self.context, &stream).await?;
+            if let Some((name, app)) = asked {
+                self.name = Some(name);
+                return Ok(Opened::There(stream, app));
+            }
+        }
+        self.shake_hands(stream).await
+    }
+
+    async fn open_postgres(&mut self, mut stream: TcpStream) -> Result<Opened, Failure> {
+        let greeting = postgres::greet(&mut stream).await?;
+        if let Greeting::Cancel(message) = greeting {
+            return Ok(Opened::Cancel(message));
+        }
+        let opened = self.shake_hands(stream).await?;
+        // Without this, what was meant for another protocol could be taken for PostgreSQL's.
+        if let (Greeting::Direct, Opened::Here(stream, _)) = (greeting, &opened)
+            && stream.get_ref().1.alpn_protocol() != Some(postgres::ALPN.as_bytes())
+        {
+            return Err(io::Error::other("a handshake that was not asked for has to name the protocol: ALPN").into());
+        }
+        Ok(opened)
+    }
+
+    async fn shake_hands(&mut self, stream: TcpStream) -> Result<Opened, Failure> {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let proof = self.context.hostnames.challenge(&start.client_hello());
+        if let Some(proof) = proof.filter(|_| self.port == HTTPS_PORT) {
+            let _ = start.into_stream(proof).await;
+            return Ok(Opened::Done);
+        }
+        self.name = start.client_hello().server_name().and_then(http::host_name);
+        match self.plan() {
+            Ok((config, then)) => Ok(Opened::Here(Box::new(start.into_stream(config).await?), then)),
+            Err(refusal) => {
+                // The client gets an alert, not just the end of the connection.
+                let _ = start.into_stream(self.context.certificates.refusing()).await;
+                Err(Failure::Refused(refusal))
+            }
+        }
+    }
+
+    /// How to speak with the client, and what comes after; or what the app is told if the handshake is refused.
+    fn plan(&self) -> Result<(Arc<ServerConfig>, Then), Option<Refusal>> {
+        let certificates = &self.context.certificates;
+        let shared = self.port == HTTPS_PORT;
+        let http = || Ok((certificates.config(&TlsOptions::default(), &HTTP_ALPN), Then::Http));
+        // Without a name there is still a page to show.
+        let Some(name) = self.name.as_deref() else { return if shared { http() } else { Err(None) } };
+        let destination = self.context.destination(name);
+        if matches!(destination, Destination::App(_) | Destination::Platform(_)) {
+            certificates.prepare(name);
+        }
+        match destination {
+            Destination::App(app) => {
+                let routing = self.context.routing.load();
+                let offered = routing.app(app.as_str()).and_then(|app| app.port(self.port));
+                let none = TlsOptions::default();
+                let options = offered.and_then(|offered| offered.options.tls_options.as_ref()).unwrap_or(&none);
+                match offered.map(|offered| offered.handling) {
+                    Some(Handling::Tls) => Ok((certificates.config(options, &[]), Then::Bytes(app))),
+                    Some(Handling::TlsHttp) => Ok((certificates.config(options, &HTTP_ALPN), Then::Http)),
+                    Some(Handling::PgTls) => Ok((certificates.config(options, &[postgres::ALPN]), Then::Postgres(app))),
+                    _ if shared => http(),
+                    _ => Err(Some(Refusal::NotOffered { app, port: self.port, what: "TLS" })),
+                }
+            }
+            Destination::Platform(_) | Destination::Nobody if shared => http(),
+            _ => Err(None),
+        }
     }
 }

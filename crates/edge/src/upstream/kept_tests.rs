@@ -1,3 +1,5 @@
+//! How much of a body is kept.
+
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
 use proptest::prelude::*;
 

@@ -25,6 +25,7 @@ async fn refused(change: impl FnOnce(&mut edge::EdgeOptions)) -> EdgeError {
         platform: Default::default(),
         reserved_ports: Default::default(),
         public_https_port: None,
+        trusted_proxies: Vec::new(),
         access_records: true,
         bounds: Default::default(),
     };

@@ -136,6 +136,7 @@ impl World {
             platform: BTreeMap::new(),
             reserved_ports: BTreeSet::new(),
             public_https_port: None,
+            trusted_proxies: Vec::new(),
             access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };

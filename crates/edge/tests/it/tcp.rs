@@ -104,6 +104,97 @@ async fn ports_follow_the_catalog_and_established_connections_stay() {
     assert_eq!(ask((world.ip, 7000), "back").await.unwrap(), "back");
 }
 
+/// A connection through the edge, both of whose ends are in the test's hand.
+async fn joined(world: &World, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let mut client = TcpStream::connect((world.ip, 7000)).await.unwrap();
+    client.write_all(b"x").await.unwrap();
+    let (mut machine, _) = within(listener.accept()).await.unwrap();
+    within(machine.read_exact(&mut [0])).await.unwrap();
+    (client, machine)
+}
+
+fn reset(stream: TcpStream) {
+    socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+}
+
+#[tokio::test]
+async fn a_reset_stays_a_reset_and_the_app_is_told_whose_it_was() {
+    let mut world = World::start().await;
+    let machine = Machine::of("db").port(7000, &[]);
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    world.know(&[&machine]).await;
+    let reset_kind = |read: std::io::Result<usize>| read.unwrap_err().kind();
+
+    let (mut client, program) = joined(&world, &listener).await;
+    reset(program);
+    assert_eq!(reset_kind(within(client.read(&mut [0])).await), std::io::ErrorKind::ConnectionReset);
+    until("before it answered", || world.logs.has("PC03")).await;
+
+    let (mut client, mut program) = joined(&world, &listener).await;
+    program.write_all(b"y").await.unwrap();
+    within(client.read_exact(&mut [0])).await.unwrap();
+    reset(program);
+    assert_eq!(reset_kind(within(client.read(&mut [0])).await), std::io::ErrorKind::ConnectionReset);
+    until("in the middle", || world.logs.has("PC05")).await;
+
+    let (client, mut program) = joined(&world, &listener).await;
+    reset(client);
+    assert_eq!(reset_kind(within(program.read(&mut [0])).await), std::io::ErrorKind::ConnectionReset);
+    until("the client's own", || world.logs.has("PC04")).await;
+}
+
+#[tokio::test]
+async fn either_side_may_end_its_direction_first() {
+    let mut world = World::start().await;
+    let machine = Machine::of("db").port(7000, &[]);
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    world.know(&[&machine]).await;
+    let (mut client, mut program) = joined(&world, &listener).await;
+    program.shutdown().await.unwrap();
+    assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0);
+    client.write_all(b"still here").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut rest = String::new();
+    within(program.read_to_string(&mut rest)).await.unwrap();
+    assert_eq!(rest, "still here");
+}
+
+#[tokio::test]
+async fn a_silent_connection_ends_only_if_the_app_asks_for_it() {
+    let mut world = World::start().await;
+    let options = model::machine::HttpOptions { idle_timeout: Some(1), ..Default::default() };
+    let machine = Machine::of("db").port(7000, &[]).each_port(|port| port.http_options = Some(options.clone()));
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    world.know(&[&machine]).await;
+    let (mut client, mut program) = joined(&world, &listener).await;
+    assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(within(program.read(&mut [0])).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn ten_thousand_ports_are_opened_and_closed() {
+    let mut world = World::start().await;
+    let open = Machine::of("game").service(|service| {
+        let range = model::machine::Port { start_port: Some(10_000), end_port: Some(19_999), ..Default::default() };
+        service.ports.push(range);
+    });
+    // More files than a process is given without asking (1024, usually): the system's own bound is what counts.
+    if nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap().1 < 12_000 {
+        println!("skipped: ten_thousand_ports_are_opened_and_closed: too few files may be opened here");
+        return;
+    }
+    reads_all(&open, "").await;
+    world.know(&[&open]).await;
+    until("they are open", || world.edge.app_ports().len() == 10_000).await;
+    for port in [10_000, 14_567, 19_999] {
+        assert_eq!(ask((world.ip, port), "far").await.unwrap(), "far");
+    }
+    world.know(&[&Machine::of("other")]).await;
+    world.remove(&open);
+    world.know(&[]).await;
+    assert!(world.edge.app_ports().is_empty());
+}
+
 #[tokio::test]
 async fn http_is_offered_on_other_ports_too() {
     let mut world = World::start().await;

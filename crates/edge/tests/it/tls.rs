@@ -20,7 +20,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::support::*;
 
 /// A client that trusts the edge's authority, and nobody else.
-fn client(world: &World, alpn: &[&str]) -> ClientConfig {
+pub fn client(world: &World, alpn: &[&str]) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(world.edge.authority_path()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -30,7 +30,7 @@ fn client(world: &World, alpn: &[&str]) -> ClientConfig {
     config
 }
 
-async fn connect(
+pub async fn connect(
     config: ClientConfig,
     address: std::net::SocketAddr,
     name: &str,
@@ -139,6 +139,69 @@ async fn a_port_with_tls_alone_passes_the_bytes_inside() {
     within(stream.read_to_end(&mut back)).await.unwrap();
     assert_eq!(back, b"bytes");
     assert!(connect(client(&world, &["mqtt"]), address, &host("other")).await.is_err());
+}
+
+#[tokio::test]
+async fn the_app_is_told_of_handshakes_that_came_to_nothing() {
+    let mut world = World::with(|options| options.bounds.handshake = std::time::Duration::from_millis(500)).await;
+    let strict = TlsOptions { versions: vec!["TLSv1.3".into()], ..TlsOptions::default() };
+    let machine = Machine::of("broker").port(8883, &[Handler::Tls]).port(8884, &[]).each_port(|port| {
+        if port.port == Some(8883) {
+            port.tls_options = Some(strict.clone());
+        }
+    });
+    world.know(&[&machine]).await;
+    let mut old = client(&world, &[]);
+    old = ClientConfig::builder_with_provider(old.crypto_provider().clone())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    assert!(connect(old, (world.ip, 8883).into(), &host("broker")).await.is_err());
+    until("a version that does not fit is told", || world.logs.has("PT06")).await;
+
+    // A whole first message, then nothing.
+    let mut stream = TcpStream::connect((world.ip, 8883)).await.unwrap();
+    let name = ServerName::try_from(host("broker")).unwrap();
+    let mut hello = Vec::new();
+    let mut session = rustls::ClientConnection::new(Arc::new(client(&world, &[])), name).unwrap();
+    session.write_tls(&mut hello).unwrap();
+    stream.write_all(&hello).await.unwrap();
+    until("a handshake that does not go on is told", || world.logs.has("PT08")).await;
+}
+
+#[tokio::test]
+async fn openssl_is_offered_the_listed_ciphers_and_no_others() {
+    let mut world = World::start().await;
+    world.know(&[&Machine::of("shop")]).await;
+    let (address, name) = (world.https().to_string(), host("shop"));
+    for (flags, works) in [
+        (&["-tls1_3", "-ciphersuites", "TLS_AES_128_GCM_SHA256"][..], true),
+        (&["-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"], true),
+        (&["-tls1_3", "-ciphersuites", "TLS_CHACHA20_POLY1305_SHA256"], true),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"], true),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES256-GCM-SHA384"], true),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-CHACHA20-POLY1305"], true),
+        (&["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], false),
+        (&["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-SHA256:@SECLEVEL=0"], false),
+        (&["-tls1_2", "-cipher", "AES128-GCM-SHA256"], false),
+        (&["-tls1_2", "-cipher", "DHE-RSA-AES128-GCM-SHA256"], false),
+        (&["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], false),
+        (&["-tls1", "-cipher", "ALL:@SECLEVEL=0"], false),
+    ] {
+        let openssl = tokio::process::Command::new("openssl")
+            .args(["s_client", "-connect", &address, "-servername", &name])
+            .args(flags)
+            .stdin(std::process::Stdio::null())
+            .output();
+        let Ok(output) = within(openssl).await else {
+            println!("skipped: openssl_is_offered_the_listed_ciphers_and_no_others: openssl cannot be run");
+            return;
+        };
+        let said = String::from_utf8_lossy(&output.stdout);
+        let agreed = said.contains("Cipher is ") && !said.contains("Cipher is (NONE)");
+        assert_eq!(agreed, works, "{flags:?}: {said}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[tokio::test]
