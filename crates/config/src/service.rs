@@ -45,7 +45,7 @@ pub(crate) fn services(top: &Section<'_>, groups: &Groups) -> Vec<Scoped<Service
 fn service(section: Section<'_>, groups: &Groups) -> Scoped<Service> {
     let (processes, mut service) = common(&section, groups);
     service.protocol = section.get("protocol").and_then(|field| protocol(&field)).unwrap_or_default();
-    service.ports = sections(&section, &["ports"]).into_iter().map(port).collect();
+    service.ports = sections(&section, &["ports"]).into_iter().map(|section| port(section, &service)).collect();
     if service.ports.is_empty() {
         section.warning(
             format!("{} has no ports, so nothing from outside reaches it", section.name()),
@@ -104,14 +104,10 @@ fn auto_start(field: &Field<'_>) -> Option<bool> {
 }
 
 fn protocol(field: &Field<'_>) -> Option<Protocol> {
-    let protocol = field.word(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
-    if protocol == Some(Protocol::Udp) {
-        unsupported::tell(field, Without::Broken, "the proxy carries TCP only; remove the service for now");
-    }
-    protocol
+    field.word(&[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)])
 }
 
-fn port(section: Section<'_>) -> Port {
+fn port(section: Section<'_>, service: &Service) -> Port {
     let number = |key| section.get(key).and_then(|field| field.port());
     let port = Port {
         port: number("port"),
@@ -129,6 +125,9 @@ fn port(section: Section<'_>) -> Port {
     };
     check_numbers(&section, &port);
     check_handlers(&section, &port.handlers);
+    if service.protocol == Protocol::Udp {
+        check_datagrams(&section, &port, service.internal_port);
+    }
     if port.force_https && port.handlers != [Handler::Http] {
         section.error("`force_https` needs the handler `http` alone", "use `handlers = [\"http\"]` on this port");
     }
@@ -173,6 +172,21 @@ fn handlers(field: &Field<'_>) -> Vec<Handler> {
     }
     handlers.sort_by_key(|handler| *handler == Handler::Http);
     handlers
+}
+
+/// What is different where datagrams come.
+fn check_datagrams(section: &Section<'_>, port: &Port, internal_port: u16) {
+    if !port.handlers.is_empty() {
+        section.error(format!("{}: UDP has no handlers", section.name()), "take `handlers` out");
+    }
+    if port.port == Some(443) {
+        let help = "choose another port: HTTP/3 of all apps comes there";
+        section.error(format!("{}: UDP port 443 is not for one app", section.name()), help);
+    }
+    if port.port.is_some_and(|port| port != internal_port) {
+        let help = "let the app listen on the public port, and give the same `internal_port`";
+        section.warning(format!("{}: datagrams keep the public port's number", section.name()), help);
+    }
 }
 
 fn check_handlers(section: &Section<'_>, handlers: &[Handler]) {

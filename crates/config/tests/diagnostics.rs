@@ -141,10 +141,43 @@ protocol = "https"
         brief(text),
         [
             "1 error machine_config",
-            "3 error services[0].protocol",
             "7 error services[0].ports[0].handlers[0]",
             "9 error vm[0].gpu_kind",
             "13 error checks.alive.protocol",
+        ]
+    );
+}
+
+#[test]
+fn what_ports_below_http_cannot_do_is_refused() {
+    let text = r#"[[services]]
+protocol = "udp"
+internal_port = 53
+[[services.ports]]
+port = 53
+[[services.ports]]
+port = 443
+handlers = ["tls"]
+[[services]]
+internal_port = 5432
+[[services.ports]]
+port = 5432
+handlers = ["pg_tls", "proxy_proto"]
+[[services.ports]]
+port = 5433
+handlers = ["pg_tls", "tls"]
+[[services.ports]]
+port = 80
+handlers = ["http", "proxy_proto"]
+"#;
+    assert_eq!(
+        brief(text),
+        [
+            "6 error services[0].ports[1]",
+            "6 error services[0].ports[1]",
+            "6 warning services[0].ports[1]",
+            "14 error services[1].ports[1]",
+            "17 error services[1].ports[2]",
         ]
     );
 }

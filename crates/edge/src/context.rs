@@ -18,6 +18,7 @@ use crate::{
     routing::Routing,
     stream::postgres::Cancels,
     tls::Certificates,
+    udp::Slots,
     upstream::{Dialer, KeepBounds},
 };
 
@@ -57,6 +58,8 @@ pub struct Context {
     pub trusted_proxies: Vec<TrustedProxy>,
     /// The PostgreSQL sessions that can be cancelled.
     pub cancels: Arc<Cancels>,
+    /// Counts the flows of datagrams.
+    pub flows: Arc<Slots>,
     /// Counts the connections of clients.
     pub admission: Arc<Admission>,
     /// The port to send clients to for HTTPS; set once it is bound.

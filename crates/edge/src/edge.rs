@@ -31,6 +31,7 @@ use crate::{
     listen::{Admission, Doors, accept, allow_all_files, bind},
     routing::{Registry, Routing},
     tls::Certificates,
+    udp::Slots,
     upstream::{Dialer, KeepBounds},
 };
 
@@ -83,6 +84,11 @@ impl Edge {
     /// The ports opened for apps, beside those for HTTP and TLS.
     pub fn app_ports(&self) -> Vec<u16> {
         self.doors.open_ports()
+    }
+
+    /// The UDP ports opened for apps.
+    pub fn app_udp_ports(&self) -> Vec<u16> {
+        self.doors.open_udp_ports()
     }
 
     /// The certificate of the local authority, in PEM, for whoever shall trust it.
@@ -167,6 +173,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         server: http::server(&options.bounds),
         trusted_proxies: options.trusted_proxies.clone(),
         cancels: Arc::default(),
+        flows: Slots::new(options.bounds.flows),
         admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),
         https_port: OnceLock::new(),
         stopping,

@@ -39,6 +39,7 @@ mod routing;
 mod stream;
 mod tls;
 mod tunnel;
+mod udp;
 mod upstream;
 mod websocket;
 mod wish;

@@ -87,6 +87,11 @@ impl Machine {
         was_open
     }
 
+    /// Whether traffic may begin.
+    pub fn is_open(&self) -> bool {
+        self.open.load(SeqCst)
+    }
+
     /// Which of its lives this is.
     pub fn epoch(&self) -> u64 {
         self.epoch.load(SeqCst)

@@ -62,6 +62,16 @@ pub struct Bounds {
     pub connections: usize,
     /// Connections of one source (an IPv4 address, an IPv6 /64) at a time.
     pub connections_per_source: usize,
+    /// Flows of datagrams at a time.
+    pub flows: usize,
+    /// Those of one UDP port at a time.
+    pub flows_per_port: usize,
+    /// Those of one source at one UDP port at a time.
+    pub flows_per_source: usize,
+    /// How long a flow lasts in silence while its client has not gone on after an answer.
+    pub flow_one_way: Duration,
+    /// How long any other flow lasts in silence.
+    pub flow_both_ways: Duration,
     /// Bytes of a request's header.
     pub header_bytes: usize,
     /// From the first byte of a TLS handshake to its end.
@@ -94,6 +104,11 @@ impl Default for Bounds {
         Self {
             connections: 32_768,
             connections_per_source: 8_192,
+            flows: 65_536,
+            flows_per_port: 16_384,
+            flows_per_source: 512,
+            flow_one_way: Duration::from_secs(10),
+            flow_both_ways: Duration::from_secs(120),
             header_bytes: 64 * 1024,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(60),

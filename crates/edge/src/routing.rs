@@ -37,6 +37,7 @@ pub struct App {
     /// What its requests share.
     pub state: Arc<AppState>,
     ready: BTreeMap<u16, Arc<Vec<Candidate>>>,
+    ready_for_datagrams: BTreeMap<u16, Arc<Vec<Candidate>>>,
 }
 
 /// A ready machine behind a public port.
@@ -96,6 +97,11 @@ impl App {
     /// The machines that take traffic on a public port.
     pub fn ready(&self, port: u16) -> &[Candidate] {
         self.ready.get(&port).map_or(&[], |ready| ready.as_slice())
+    }
+
+    /// The machines that take datagrams on a public UDP port.
+    pub fn ready_for_datagrams(&self, port: u16) -> &[Candidate] {
+        self.ready_for_datagrams.get(&port).map_or(&[], |ready| ready.as_slice())
     }
 
     /// Whether a machine that meets a wish may soon take traffic on a public port, though none does now.
@@ -207,7 +213,12 @@ impl Registry {
         let new = || Shared { state: Arc::new(AppState::new(name, quota)), freed: BTreeMap::new() };
         let state = shared.or_insert_with(new).state.clone();
         let ready = self.each_ready(&route.name, &route.ports);
-        App { route: route.clone(), state, ready }
+        // A datagram keeps its port, so each port has its own targets.
+        let datagrams = route.datagrams.iter();
+        let datagrams =
+            datagrams.map(|(port, offered)| (*port, Arc::new(self.ready(&route.name, offered, Some(*port)))));
+        let ready_for_datagrams = datagrams.collect();
+        App { route: route.clone(), state, ready, ready_for_datagrams }
     }
 
     /// The machines behind each port. The ports of a range share them.
@@ -219,20 +230,21 @@ impl Registry {
         let mut last: Option<(&Arc<PortRoute>, Arc<Vec<Candidate>>)> = None;
         let ready = ports.iter().map(|(port, offered)| {
             let same = last.as_ref().filter(|(of, _)| Arc::ptr_eq(of, offered)).map(|(_, ready)| ready.clone());
-            let ready = same.unwrap_or_else(|| Arc::new(self.ready(app, offered)));
+            let ready = same.unwrap_or_else(|| Arc::new(self.ready(app, offered, None)));
             last = Some((offered, ready.clone()));
             (*port, ready)
         });
         ready.collect()
     }
 
-    fn ready(&mut self, app: &AppName, port: &PortRoute) -> Vec<Candidate> {
+    /// The machines behind a port, dialed at the service's internal port, or at another one.
+    fn ready(&mut self, app: &AppName, port: &PortRoute, at: Option<u16>) -> Vec<Candidate> {
         let ready = port.backends.iter().filter(|backend| backend.machine.is_ready());
         let candidates = ready.map(|backend| Candidate {
             route: backend.machine.clone(),
             region: self.order.get(&backend.machine.region).copied().unwrap_or(u16::MAX),
             near: 0,
-            target: self.target(app, &backend.machine, backend.internal_port),
+            target: self.target(app, &backend.machine, at.unwrap_or(backend.internal_port)),
             h2: backend.h2,
             reuse: backend.counts == ConcurrencyKind::Requests,
             soft_limit: backend.soft_limit,

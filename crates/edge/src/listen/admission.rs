@@ -59,7 +59,7 @@ impl Drop for Admitted {
 }
 
 /// Who counts as one: an IPv4 address, an IPv6 /64.
-fn source_of(address: IpAddr) -> IpAddr {
+pub fn source_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) >> 64 << 64)),
         v4 => v4,

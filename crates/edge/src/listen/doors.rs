@@ -11,7 +11,7 @@ use kit::report::Report;
 use tokio_util::sync::CancellationToken;
 
 use super::{accept, bind};
-use crate::{EdgeError, context::Context, routing::Routing};
+use crate::{EdgeError, context::Context, routing::Routing, udp};
 
 /// The open ports.
 pub struct Doors {
@@ -20,12 +20,19 @@ pub struct Doors {
     open: Mutex<BTreeMap<u16, CancellationToken>>,
     /// Ports whose trouble has been told.
     told: Mutex<BTreeSet<u16>>,
+    datagrams: udp::Doors,
 }
 
 impl Doors {
     /// No port yet; ports will be opened on these addresses, but never a reserved one.
     pub fn new(addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
-        Self { addresses, reserved, open: Mutex::default(), told: Mutex::default() }
+        let datagrams = udp::Doors::new(addresses.clone(), reserved.clone());
+        Self { addresses, reserved, open: Mutex::default(), told: Mutex::default(), datagrams }
+    }
+
+    /// The UDP ports that are open.
+    pub fn open_udp_ports(&self) -> Vec<u16> {
+        self.datagrams.open_ports()
     }
 
     /// The ports that are open.
@@ -46,7 +53,7 @@ impl Doors {
         });
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|port| snapshot.doors.contains_key(port));
-        let mut complete = true;
+        let mut complete = self.datagrams.follow(context, routing);
         for port in snapshot.doors.keys().filter(|port| !open.contains_key(port)).copied().collect::<Vec<_>>() {
             match self.open(context, port) {
                 Ok(closed) => {

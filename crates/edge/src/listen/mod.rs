@@ -10,7 +10,7 @@ mod origin;
 mod peek;
 
 pub use accept::accept;
-pub use admission::Admission;
+pub use admission::{Admission, source_of};
 pub use bind::bind;
 pub use doors::Doors;
 pub use files::allow_all as allow_all_files;

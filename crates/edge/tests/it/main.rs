@@ -18,4 +18,5 @@ mod start;
 mod support;
 mod tcp;
 mod tls;
+mod udp;
 mod websocket;

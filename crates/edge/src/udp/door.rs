@@ -1,0 +1,114 @@
+//! A public UDP port: what arrives finds its flow, or begins one.
+
+use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+
+use tokio::{
+    io::Interest,
+    net::UdpSocket,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    batch::{Batch, with_batch},
+    choose::choose,
+    flow::Flow,
+    table::{Key, Limits, Table},
+};
+use crate::{Refusal, context::Context};
+
+/// How often silent flows are looked for.
+const SWEEP: Duration = Duration::from_secs(2);
+
+/// Carries the datagrams of a public port until the edge stops or the port is `closed`; its flows end with it.
+pub async fn serve(context: Arc<Context>, socket: UdpSocket, port: u16, closed: CancellationToken) {
+    let bounds = &context.bounds;
+    let limits = Limits {
+        flows: bounds.flows_per_port,
+        flows_per_source: bounds.flows_per_source,
+        one_way: bounds.flow_one_way,
+        both_ways: bounds.flow_both_ways,
+    };
+    let mut door = Door { socket: Arc::new(socket), port, flows: Table::new(limits), context: context.clone() };
+    let socket = door.socket.clone();
+    let mut sweep = interval(SWEEP);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let received = socket.async_io(Interest::READABLE, || {
+            with_batch(|batch| {
+                batch.receive(&*socket)?;
+                door.carry(batch);
+                batch.end()
+            })
+        });
+        tokio::select! {
+            received = received => if let Err(error) = received {
+                tracing::debug!(port, "no datagrams for a moment: {error}");
+            },
+            _ = sweep.tick() => door.flows.sweep(Instant::now()),
+            () = closed.cancelled() => return,
+            () = context.stopping.cancelled() => return,
+        }
+    }
+}
+
+struct Door {
+    context: Arc<Context>,
+    socket: Arc<UdpSocket>,
+    port: u16,
+    flows: Table<Flow>,
+}
+
+impl Door {
+    /// Sends each datagram into its flow; those that follow each other in one flow together.
+    fn carry(&mut self, batch: &Batch) {
+        let (arrived, now) = (batch.arrived(), Instant::now());
+        let key = |place: usize| (arrived[place].from, arrived[place].to);
+        let mut begin = 0;
+        while begin < arrived.len() {
+            let length = (begin..arrived.len()).take_while(|place| key(*place) == key(begin)).count();
+            self.pass(key(begin), batch, begin..begin + length, now);
+            begin += length;
+        }
+    }
+
+    fn pass(&mut self, key: Key, batch: &Batch, which: Range<usize>, now: Instant) {
+        // Nobody can be answered there.
+        if key.0.port() == 0 {
+            return;
+        }
+        let is_good = self.flows.find(&key, now).map(Flow::is_good);
+        if is_good == Some(false) {
+            self.flows.remove(&key);
+        }
+        if is_good != Some(true) {
+            let Some(flow) = self.begin(key) else { return };
+            self.flows.insert(key, flow, now);
+        }
+        if let Some(flow) = self.flows.find(&key, now) {
+            flow.send(&self.context, batch, which);
+        }
+    }
+
+    /// Begins a flow, if there is room and a machine.
+    fn begin(&mut self, key: Key) -> Option<Flow> {
+        if self.flows.make_room(&key).is_err() {
+            tracing::debug!(client = %key.0, port = self.port, "a flow of datagrams is turned away: too many");
+            return None;
+        }
+        let context = &self.context;
+        let routing = context.routing.load();
+        let app = routing.app(routing.snapshot.datagrams.get(&self.port)?.as_str())?;
+        let ready = app.ready_for_datagrams(self.port);
+        let closest = ready.iter().map(|candidate| candidate.region).min();
+        let close: Vec<_> = ready.iter().filter(|candidate| Some(candidate.region) == closest).collect();
+        let client = SocketAddr::new(key.0.ip().to_canonical(), key.0.port());
+        let Some(place) = choose(close.iter().map(|candidate| candidate.route.id.as_str()), client) else {
+            let (name, machines) = (app.route.name.clone(), app.machines_in_words());
+            let refusal = Refusal::NoMachine { app: name, wanted: String::new(), machines };
+            context.journal.refused(&app.state, &refusal, &format!("(datagram to port {})", self.port));
+            return None;
+        };
+        Flow::open(context, &self.socket, key, app.state.clone(), close[place].target.clone())
+    }
+}
