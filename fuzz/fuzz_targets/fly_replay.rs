@@ -9,11 +9,8 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|data: &[u8]| {
     let fields = ["fly-replay", "fly-replay-cache", "fly-replay-cache-ttl-secs", "fly-replay-cache-allow-bypass"];
     let values = data.split(|byte| *byte == b'\n').map(HeaderValue::from_bytes);
-    let headers: HeaderMap = fields
-        .into_iter()
-        .zip(values)
-        .filter_map(|(name, value)| Some((name.parse().ok()?, value.ok()?)))
-        .collect();
+    let headers: HeaderMap =
+        fields.into_iter().zip(values).filter_map(|(name, value)| Some((name.parse().ok()?, value.ok()?))).collect();
     let line = ReplayOrder::of_headers(&headers).and_then(Result::ok);
     for order in line.into_iter().chain(ReplayOrder::of_body(data)) {
         assert!(order.instance.is_none() || order.prefer_instance.is_none());

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bounds, Hostnames, PlatformHost,
+    Bounds, Hostnames, PlatformHost, Subnet,
     account::{Connections, Handshakes},
     http::Compressor,
     journal::Journal,
@@ -58,6 +58,9 @@ pub struct Context {
     pub trusted_proxies: Vec<TrustedProxy>,
     /// The PostgreSQL sessions that can be cancelled.
     pub cancels: Arc<Cancels>,
+    /// Machines may be sent datagrams under their client's own address, but for addresses from here; set once that is
+    /// known.
+    pub keeps_sources: std::sync::OnceLock<Subnet>,
     /// Counts the flows of datagrams.
     pub flows: Arc<Slots>,
     /// Counts the connections of clients.

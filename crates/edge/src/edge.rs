@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    EdgeError, EdgeOptions,
+    EdgeError, EdgeOptions, Subnet,
     account::{self, Handshakes},
     context::Context,
     http,
@@ -89,6 +89,12 @@ impl Edge {
     /// The UDP ports opened for apps.
     pub fn app_udp_ports(&self) -> Vec<u16> {
         self.doors.open_udp_ports()
+    }
+
+    /// From now on machines get datagrams under their client's own IPv4 address: the host brings their answers back to
+    /// the socket. Clients whose address lies in `machines` do not exist.
+    pub fn keep_sources(&self, machines: Subnet) {
+        let _ = self.context.keeps_sources.set(machines);
     }
 
     /// The certificate of the local authority, in PEM, for whoever shall trust it.
@@ -173,6 +179,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         server: http::server(&options.bounds),
         trusted_proxies: options.trusted_proxies.clone(),
         cancels: Arc::default(),
+        keeps_sources: OnceLock::new(),
         flows: Slots::new(options.bounds.flows),
         admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),
         https_port: OnceLock::new(),

@@ -18,6 +18,7 @@ pub mod firewall;
 mod forwarding;
 mod netlink;
 mod pool;
+mod sources;
 mod tap;
 
 use std::{
@@ -25,8 +26,10 @@ use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr},
     path::PathBuf,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use kit::report::Report;
 use model::{Addresses, MachineId, address::NAME_SERVER};
 use thiserror::Error;
 use tokio::sync::{Mutex, OnceCell};
@@ -91,13 +94,21 @@ pub struct Network {
     /// Connects on first use, so that a node that runs no machine needs no right to.
     netlink: OnceCell<netlink::Netlink>,
     guests: Mutex<BTreeMap<String, GuestNet>>,
+    /// Answers to transparent sockets come back.
+    keeps_sources: AtomicBool,
 }
 
 impl Network {
     /// The network of the instance `tag`.
     pub fn new(tag: &str, pool: Ipv4Pool, saved_settings: PathBuf) -> Self {
         let (tag, guests) = (tag.to_owned(), Mutex::default());
-        Self { tag, pool, saved_settings, netlink: OnceCell::new(), guests }
+        let keeps_sources = AtomicBool::new(false);
+        Self { tag, pool, saved_settings, netlink: OnceCell::new(), guests, keeps_sources }
+    }
+
+    /// Whether datagrams may be sent to guests under their client's own IPv4 address: then the answers come back.
+    pub fn keeps_sources(&self) -> bool {
+        self.keeps_sources.load(Relaxed)
     }
 
     /// The addresses' pool.
@@ -119,6 +130,14 @@ impl Network {
         let mut guests = self.guests.lock().await;
         *guests = running.into_iter().map(|guest| (guest.tap.clone(), guest)).collect();
         self.apply(&guests).await?;
+        let loopback = netlink.index("lo").await?.unwrap_or_default();
+        match sources::enable(&self.tag, netlink.handle(), loopback).await {
+            Ok(()) => self.keeps_sources.store(true, Relaxed),
+            Err(error) => tracing::warn!(
+                "datagrams reach apps under the host's address, not under their client's: {}",
+                Report(&error)
+            ),
+        }
         docker::make_way(&tap_prefix(&self.tag)).await;
         if keep_unknown {
             return Ok(());
@@ -171,6 +190,9 @@ impl Network {
     /// Removes the table, the name server's address and puts the kernel's settings back as they were found.
     pub async fn close(&self) -> Result<(), NetError> {
         firewall::remove(&self.tag).await?;
+        if self.keeps_sources.swap(false, Relaxed) {
+            sources::disable(&self.tag, self.netlink().await?.handle()).await?;
+        }
         docker::give_way_back(&tap_prefix(&self.tag)).await;
         self.netlink().await?.remove_address("lo", NAME_SERVER.into(), 128).await?;
         forwarding::restore(&self.saved_settings)

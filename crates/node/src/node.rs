@@ -71,6 +71,11 @@ pub struct LocalNode {
 }
 
 impl LocalNode {
+    /// Whether datagrams may be sent to machines under their client's own IPv4 address: then the answers come back.
+    pub fn keeps_sources(&self) -> bool {
+        self.host.network.keeps_sources()
+    }
+
     /// Opens the node of a data directory. Virtual machines that still run are taken over, those that should run are
     /// started, and what belongs to no machine any more is removed from the host.
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, OpenError> {

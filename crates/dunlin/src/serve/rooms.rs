@@ -65,6 +65,9 @@ impl Rooms {
         let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
         let edge = Edge::start(edge_options(options, api, &catalog, &hostnames, &logs, &api_host)?).await?;
         let node = LocalNode::open(node_options(options, &images, &logs, &sealing_key)?).await?;
+        if node.keeps_sources() {
+            edge.keep_sources(options.machine_pool.to_string().parse()?);
+        }
 
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(Arc::clone(&catalog).follow(node.observe(), stop.clone()))];

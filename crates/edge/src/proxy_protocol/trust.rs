@@ -4,11 +4,12 @@ use std::{net::IpAddr, str::FromStr};
 
 use thiserror::Error;
 
+use crate::Subnet;
+
 /// Peers that say whom their connections come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrustedProxy {
-    network: IpAddr,
-    prefix: u8,
+    network: Subnet,
     demand: Demand,
 }
 
@@ -33,46 +34,22 @@ impl FromStr for TrustedProxy {
 
     /// `192.0.2.7`, `10.0.0.0/8`, `2001:db8::/32=optional`.
     fn from_str(text: &str) -> Result<Self, BadTrust> {
-        let bad = || BadTrust(text.to_owned());
         let (network, demand) = match text.split_once('=') {
-            None | Some((_, "required")) => (text.split('=').next().unwrap_or_default(), Demand::Required),
+            None => (text, Demand::Required),
+            Some((network, "required")) => (network, Demand::Required),
             Some((network, "optional")) => (network, Demand::Optional),
-            Some(_) => return Err(bad()),
+            Some(_) => return Err(BadTrust(text.to_owned())),
         };
-        let (address, prefix) = network.split_once('/').map_or((network, None), |(it, prefix)| (it, Some(prefix)));
-        let address: IpAddr = address.parse().map_err(|_| bad())?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix = prefix.map_or(Ok(bits), |prefix| prefix.parse().map_err(|_| bad()))?;
-        if prefix > bits || mask(address, prefix) != bits_of(address) {
-            return Err(bad());
-        }
-        Ok(Self { network: address, prefix, demand })
-    }
-}
-
-impl TrustedProxy {
-    fn has(&self, address: IpAddr) -> bool {
-        self.network.is_ipv4() == address.is_ipv4() && mask(address, self.prefix) == bits_of(self.network)
+        let network = network.parse().map_err(|_| BadTrust(text.to_owned()))?;
+        Ok(Self { network, demand })
     }
 }
 
 /// What is asked of a peer; nothing if it is not trusted. The smallest network that has it counts.
 pub fn demand(trusted: &[TrustedProxy], peer: IpAddr) -> Option<Demand> {
     let peer = peer.to_canonical();
-    let mine = trusted.iter().filter(|it| it.has(peer));
-    mine.max_by_key(|it| it.prefix).map(|it| it.demand)
-}
-
-fn bits_of(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(u32::from(v4)) << 96,
-        IpAddr::V6(v6) => v6.into(),
-    }
-}
-
-/// The first bits of an address.
-fn mask(address: IpAddr, prefix: u8) -> u128 {
-    bits_of(address) & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or_default()
+    let mine = trusted.iter().filter(|it| it.network.has(peer));
+    mine.max_by_key(|it| it.network.prefix()).map(|it| it.demand)
 }
 
 #[cfg(test)]

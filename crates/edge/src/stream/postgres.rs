@@ -14,7 +14,7 @@
 //! What is noted of a session is its cancellation key alone, for as long as the session lasts.
 
 mod cancel;
-mod keys;
+pub mod keys;
 
 use std::{io, sync::Arc, time::Duration};
 

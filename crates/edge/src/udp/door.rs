@@ -15,7 +15,7 @@ use super::{
     flow::Flow,
     table::{Key, Limits, Table},
 };
-use crate::{Refusal, context::Context};
+use crate::{Refusal, Subnet, context::Context};
 
 /// How often silent flows are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -73,8 +73,9 @@ impl Door {
     }
 
     fn pass(&mut self, key: Key, batch: &Batch, which: Range<usize>, now: Instant) {
-        // Nobody can be answered there.
-        if key.0.port() == 0 {
+        // Nobody can be answered there, or must not be: machines come from elsewhere, so that is a lie.
+        let forged = |machines: &Subnet| machines.has(key.0.ip().to_canonical());
+        if key.0.port() == 0 || self.context.keeps_sources.get().is_some_and(forged) {
             return;
         }
         let is_good = self.flows.find(&key, now).map(Flow::is_good);

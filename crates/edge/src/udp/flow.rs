@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
     ops::Range,
     os::fd::AsRawFd,
     sync::{
@@ -11,12 +10,12 @@ use std::{
     },
 };
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{io::Interest, net::UdpSocket, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     batch::{Batch, with_batch},
+    source,
     table::{Answers, Key},
 };
 use crate::{
@@ -83,7 +82,10 @@ impl Flow {
     ) -> Option<Self> {
         let slot = context.flows.take()?;
         let epoch = target.machine.epoch();
-        let socket = connect(target.address);
+        let socket = match context.keeps_sources.get() {
+            Some(_) => source::kept(target.address, key.0).unwrap_or_else(|| source::own(target.address)),
+            None => source::own(target.address),
+        };
         let socket =
             socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
         let (began, answered_ms) = (Instant::now(), AtomicU64::new(0));
@@ -169,12 +171,4 @@ async fn bring_back(context: Arc<Context>, flow: Arc<Shared>, door: Arc<UdpSocke
             }
         }
     }
-}
-
-/// A socket that only this machine's answers reach.
-fn connect(machine: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(machine), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
-    socket.bind(&SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).into())?;
-    socket.connect(&machine.into())?;
-    UdpSocket::from_std(socket.into())
 }

@@ -26,6 +26,7 @@ mod batch;
 mod choose;
 mod door;
 mod flow;
+mod source;
 mod table;
 
 use std::{

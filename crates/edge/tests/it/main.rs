@@ -19,4 +19,5 @@ mod support;
 mod tcp;
 mod tls;
 mod udp;
+mod udp_sources;
 mod websocket;

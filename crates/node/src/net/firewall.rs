@@ -108,7 +108,7 @@ fn set(text: &mut String, name: &str, kind: &str, flags: &str, elements: impl It
 }
 
 /// Hands a text to `nft`, which applies all of it or nothing.
-async fn run(text: &str) -> Result<(), NetError> {
+pub async fn run(text: &str) -> Result<(), NetError> {
     let failed = |error: std::io::Error| NetError::Firewall(format!("nft does not run: {error}"));
     let mut nft = Command::new("nft")
         .args(["-f", "-"])

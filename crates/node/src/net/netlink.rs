@@ -105,8 +105,13 @@ impl Netlink {
         added.map_err(failed(format!("route {to} to its tap")))
     }
 
+    /// The connection itself.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// The index of a link, if it exists.
-    async fn index(&self, name: &str) -> Result<Option<u32>, NetError> {
+    pub async fn index(&self, name: &str) -> Result<Option<u32>, NetError> {
         let found = self.handle.link().get().match_name(name).execute();
         match pin!(found).try_next().await {
             Ok(link) => Ok(link.map(|link| link.header.index)),
@@ -123,7 +128,8 @@ fn name_of(link: &LinkMessage) -> Option<String> {
     })
 }
 
-fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError {
+/// Says what was tried.
+pub fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError {
     let what = what.into();
     move |source| NetError::Netlink { what, source }
 }
@@ -132,6 +138,7 @@ fn gone() -> rtnetlink::Error {
     rtnetlink::Error::RequestFailed
 }
 
-fn is(error: &rtnetlink::Error, errno: i32) -> bool {
+/// Whether the kernel refused with this error.
+pub fn is(error: &rtnetlink::Error, errno: i32) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
 }

@@ -236,6 +236,60 @@ async fn a_packet_with_a_false_source_goes_nowhere() {
     }
 }
 
+/// A UDP socket with somebody else's address, towards a guest.
+fn transparent(from: SocketAddr, to: SocketAddr) -> UdpSocket {
+    use nix::sys::socket::{setsockopt, sockopt};
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::empty(),
+        None,
+    );
+    let socket = socket.unwrap();
+    setsockopt(&socket, sockopt::IpTransparent, &true).unwrap();
+    let SocketAddr::V4(from) = from else { unreachable!("IPv4 only") };
+    nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &nix::sys::socket::SockaddrIn::from(from))
+        .unwrap();
+    let socket = UdpSocket::from(socket);
+    socket.connect(to).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    socket
+}
+
+#[tokio::test]
+async fn a_guest_sees_the_client_of_a_datagram_and_its_answer_comes_back_to_the_host() {
+    if !in_own_network("a_guest_sees_the_client_of_a_datagram_and_its_answer_comes_back_to_the_host") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    make_outside();
+    let network = network(&directory).await;
+    if !network.keeps_sources() {
+        return eprintln!("skipped: a_guest_sees_the_client_of_a_datagram: the kernel has no nft_socket");
+    }
+    let one = Guest::new(&network, 1, NetworkId(7)).await;
+    let guest_address = SocketAddr::new(one.v4().into(), 53);
+    let guest = inside(&one.namespace, move || UdpSocket::bind(guest_address).unwrap());
+    let client = SocketAddr::new(OUTSIDE.into(), 40_000);
+    let outside = inside("outside", move || UdpSocket::bind(client).unwrap());
+    let host = transparent(client, guest_address);
+    host.send(b"question").unwrap();
+    let mut buffer = [0; 20];
+    let (_, from) = guest.recv_from(&mut buffer).unwrap();
+    assert_eq!(from, client);
+    guest.send_to(b"answer", from).unwrap();
+    assert_eq!(host.recv(&mut buffer).unwrap(), 6);
+    // It came back to the host, and did not go past it to the client; without such a socket it still would.
+    drop(host);
+    outside.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    guest.send_to(b"unasked!", from).unwrap();
+    assert_eq!(outside.recv(&mut buffer).unwrap(), 8);
+
+    network.close().await.unwrap();
+    let rules = Command::new("ip").args(["rule", "list"]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&rules.stdout).contains("fwmark"), "the rule is taken back");
+}
+
 #[tokio::test]
 async fn what_is_made_is_found_and_removed_again() {
     if !in_own_network("what_is_made_is_found_and_removed_again") {
