@@ -24,24 +24,26 @@ pub fn routes(context: &Context) -> EdgeRoutes {
 }
 
 fn edge_app(context: &Context, app: &App) -> EdgeApp {
-    let ports = app.route.ports.iter().map(|(port, route)| edge_port(app, *port, route));
+    let ports = app.route.ports.iter().map(|(port, route)| edge_port(*port, route, app.ready(*port)));
+    let datagrams = app.route.datagrams.iter();
+    let datagrams = datagrams.map(|(port, route)| edge_port(*port, route, app.ready_for_datagrams(*port)));
     EdgeApp {
         name: app.route.name.clone(),
         organization: app.route.org.clone(),
         host: format!("{}.{}", app.route.name, context.domain),
         waiting: app.state.held.load(std::sync::atomic::Ordering::Relaxed),
-        ports: ports.collect(),
+        ports: ports.chain(datagrams).collect(),
     }
 }
 
-fn edge_port(app: &App, port: u16, route: &PortRoute) -> EdgePort {
-    let machines = route.backends.iter().map(|backend| edge_machine(backend, candidate(app, port, backend)));
+fn edge_port(port: u16, route: &PortRoute, ready: &[Candidate]) -> EdgePort {
+    let machines = route.backends.iter().map(|backend| edge_machine(backend, candidate(ready, backend)));
     EdgePort { port, handling: route.handling.to_string(), machines: machines.collect() }
 }
 
 /// The live state of a machine that takes traffic.
-fn candidate<'a>(app: &'a App, port: u16, backend: &Backend) -> Option<&'a Candidate> {
-    app.ready(port).iter().find(|candidate| candidate.target.machine.id == backend.machine.id)
+fn candidate<'a>(ready: &'a [Candidate], backend: &Backend) -> Option<&'a Candidate> {
+    ready.iter().find(|candidate| candidate.target.machine.id == backend.machine.id)
 }
 
 fn edge_machine(backend: &Backend, candidate: Option<&Candidate>) -> EdgeMachine {
@@ -49,7 +51,7 @@ fn edge_machine(backend: &Backend, candidate: Option<&Candidate>) -> EdgeMachine
     EdgeMachine {
         id: backend.machine.id.clone(),
         region: backend.machine.region.clone(),
-        internal_port: backend.internal_port,
+        internal_port: candidate.map_or(backend.internal_port, |candidate| candidate.target.address.port()),
         takes_traffic: candidate.is_some() && backend.hard_limit.is_none_or(|limit| load < limit),
         load,
         soft_limit: backend.soft_limit,

@@ -50,18 +50,33 @@ pub async fn relay(
 ) -> End {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut watch = idle.map(Watch::new);
+    // A machine that takes no more may still have answered: what it said is passed on first.
+    let mut refused = None;
     poll_fn(|cx| {
         let before = up.passed + down.passed;
         let sent = up.poll(cx, client, machine);
         let answered = down.poll(cx, machine, client);
-        if let Poll::Ready(Err(broken)) = sent {
-            return Poll::Ready(broken.of(true, down.passed > 0));
-        }
-        if let Poll::Ready(Err(broken)) = answered {
-            return Poll::Ready(broken.of(false, down.passed > 0));
-        }
-        if sent.is_ready() && answered.is_ready() {
-            return Poll::Ready(End::Both);
+        let sent = match sent {
+            Poll::Ready(Err(Broken::Writing(error))) => {
+                up.stage = Stage::Ended;
+                // Where it has closed in good order, it did not want the rest.
+                refused = answered.is_pending().then_some(error);
+                Poll::Ready(())
+            }
+            Poll::Ready(Err(Broken::Reading(error))) => return Poll::Ready(End::Client(error)),
+            sent => sent.map(drop),
+        };
+        let has_answered = down.passed > 0;
+        match answered {
+            Poll::Ready(Err(Broken::Reading(error))) => {
+                return Poll::Ready(End::Machine { error, answered: has_answered });
+            }
+            Poll::Ready(Err(Broken::Writing(error))) => return Poll::Ready(End::Client(error)),
+            Poll::Ready(Ok(())) if sent.is_ready() => {
+                let broken = refused.take().map(|error| End::Machine { error, answered: has_answered });
+                return Poll::Ready(broken.unwrap_or(End::Both));
+            }
+            _ => {}
         }
         match &mut watch {
             Some(watch) => watch.poll(cx, up.passed + down.passed > before).map(|()| End::Idle),
@@ -75,15 +90,6 @@ pub async fn relay(
 enum Broken {
     Reading(io::Error),
     Writing(io::Error),
-}
-
-impl Broken {
-    fn of(self, from_client: bool, answered: bool) -> End {
-        match (self, from_client) {
-            (Self::Reading(error), true) | (Self::Writing(error), false) => End::Client(error),
-            (Self::Reading(error), false) | (Self::Writing(error), true) => End::Machine { error, answered },
-        }
-    }
 }
 
 /// One direction.
@@ -239,6 +245,35 @@ mod tests {
         assert!(back == sent);
         echo.await.unwrap();
         assert!(matches!(carried.await.unwrap(), End::Both));
+    }
+
+    #[tokio::test]
+    async fn what_a_machine_said_arrives_though_it_takes_no_more() {
+        let (mut client, mut near) = duplex(10);
+        // It reads nothing: writing to it fails, reading from it goes on.
+        let mut far = tokio::io::join(&b"a last answer, longer than a buffer"[..], Closed);
+        client.write_all(b"more").await.unwrap();
+        let carried = tokio::spawn(async move { relay(&mut near, &mut far, None).await });
+        let mut said = String::new();
+        client.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "a last answer, longer than a buffer");
+        assert!(matches!(carried.await.unwrap(), End::Machine { answered: true, .. }));
+    }
+
+    struct Closed;
+
+    impl AsyncWrite for Closed {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
     }
 
     #[tokio::test]

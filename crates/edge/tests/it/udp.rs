@@ -73,6 +73,9 @@ async fn datagrams_of_any_length_pass_both_ways() {
     let _echo = Echo::start(&machine).await;
     world.know(&[&machine]).await;
     assert_eq!(world.edge.app_udp_ports(), [PORT]);
+    let routes = api::internal::EdgeView::routes(&*world.edge);
+    let shown = routes.apps[0].ports.iter().find(|port| port.port == PORT).unwrap();
+    assert_eq!((shown.handling.as_str(), shown.machines[0].takes_traffic), ("udp", true));
     let client = client(&world).await;
     for length in [0, 1, 1200, 9000, 60_000] {
         let text = vec![b'x'; length];
