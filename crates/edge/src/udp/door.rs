@@ -1,6 +1,6 @@
 //! A public UDP port: what arrives finds its flow, or begins one.
 
-use std::{net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{io::ErrorKind::WouldBlock, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use tokio::{
     io::Interest,
@@ -34,18 +34,11 @@ pub async fn serve(context: Arc<Context>, socket: UdpSocket, port: u16, closed: 
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let received = socket.async_io(Interest::READABLE, || {
-            with_batch(|batch| {
-                batch.receive(&*socket)?;
-                door.carry(batch);
-                batch.end()
-            })
-        });
+        // A port without flows wakes nobody: there may be thousands.
+        let has_flows = !door.flows.is_empty();
         tokio::select! {
-            received = received => if let Err(error) = received {
-                tracing::debug!(port, "no datagrams for a moment: {error}");
-            },
-            _ = sweep.tick() => door.flows.sweep(Instant::now()),
+            _ = socket.readable() => door.receive(),
+            _ = sweep.tick(), if has_flows => door.flows.sweep(Instant::now()),
             () = closed.cancelled() => return,
             () = context.stopping.cancelled() => return,
         }
@@ -60,6 +53,21 @@ struct Door {
 }
 
 impl Door {
+    /// Receives a batch and sends it on.
+    fn receive(&mut self) {
+        let socket = self.socket.clone();
+        let received = socket.try_io(Interest::READABLE, || {
+            with_batch(|batch| {
+                batch.receive(&*socket)?;
+                self.carry(batch);
+                batch.end()
+            })
+        });
+        if let Err(error) = received.or_else(|error| if error.kind() == WouldBlock { Ok(()) } else { Err(error) }) {
+            tracing::debug!(port = self.port, "no datagrams for a moment: {error}");
+        }
+    }
+
     /// Sends each datagram into its flow; those that follow each other in one flow together.
     fn carry(&mut self, batch: &Batch) {
         let (arrived, now) = (batch.arrived(), Instant::now());

@@ -89,8 +89,6 @@ impl Flow {
         let socket =
             socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
         let (began, answered_ms) = (Instant::now(), AtomicU64::new(0));
-        target.machine.metrics().connects.one();
-        app.metrics().connects.one();
         let shared = Arc::new(Shared { socket, target, epoch, app, began, answered_ms });
         let ends = CancellationToken::new();
         let answers = bring_back(context.clone(), shared.clone(), door.clone(), key);
@@ -129,13 +127,6 @@ impl Answers for Flow {
     fn answered(&self) -> Option<Instant> {
         let after = self.shared.answered_ms.load(Relaxed).checked_sub(1)?;
         Some(self.shared.began + std::time::Duration::from_millis(after))
-    }
-}
-
-impl Drop for Flow {
-    fn drop(&mut self) {
-        self.shared.target.machine.metrics().disconnects.one();
-        self.shared.app.metrics().disconnects.one();
     }
 }
 

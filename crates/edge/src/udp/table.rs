@@ -121,6 +121,11 @@ impl<F: Answers> Table<F> {
         self.begun.retain(one_way);
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.flows.is_empty()
+    }
+
     /// How many there are.
     #[cfg(test)]
     fn len(&self) -> usize {
