@@ -93,6 +93,14 @@ impl Publisher {
         self.swap(snapshot);
     }
 
+    /// Publishes the picture that another process keeps in the same place now.
+    pub fn reload(&self) {
+        let snapshot = last_good(&self.path);
+        if !snapshot.same_rows(&self.current.load()) {
+            self.swap(snapshot);
+        }
+    }
+
     /// Saves the picture if its rows have changed since it was last saved. Blocks on the disk.
     pub fn save(&self) -> Result<(), CatalogError> {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);

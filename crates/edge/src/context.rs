@@ -1,6 +1,9 @@
 //! What every connection shares.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use arc_swap::ArcSwap;
 use hyper_util::{rt::TokioExecutor, server::conn::auto};
@@ -13,7 +16,7 @@ use crate::{
     account::{Connections, Handshakes},
     http::Compressor,
     journal::Journal,
-    listen::Admission,
+    limits::Limits,
     proxy_protocol::TrustedProxy,
     routing::Routing,
     stream::postgres::Cancels,
@@ -63,11 +66,17 @@ pub struct Context {
     pub keeps_sources: std::sync::OnceLock<Subnet>,
     /// Counts the flows of datagrams.
     pub flows: Arc<Slots>,
-    /// Counts the connections of clients.
-    pub admission: Arc<Admission>,
+    /// Who gets how much.
+    pub limits: Limits,
     /// The port to send clients to for HTTPS; set once it is bound.
     pub https_port: std::sync::OnceLock<u16>,
-    /// Nothing new is taken any more.
+    /// Whoever connects is let in from when this is cancelled.
+    pub opened: CancellationToken,
+    /// Whoever connects is left to another process; whoever is here may stay.
+    pub retiring: CancellationToken,
+    /// The same, for whoever asks at each request.
+    pub leaving: AtomicBool,
+    /// Nothing new is taken any more, and what is here shall end.
     pub stopping: CancellationToken,
     /// What is left is cut off.
     pub aborting: CancellationToken,

@@ -2,9 +2,14 @@
 
 use std::{
     collections::BTreeSet,
+    io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -28,7 +33,8 @@ use crate::{
     context::Context,
     http,
     journal::Journal,
-    listen::{Admission, Doors, accept, allow_all_files, bind},
+    limits::Limits,
+    listen::{Doors, Sockets, accept, allow_all_files, bind},
     routing::{Registry, Routing},
     tls::Certificates,
     udp::Slots,
@@ -45,30 +51,51 @@ const CUT_OFF: Duration = Duration::from_secs(2);
 /// A running edge.
 pub struct Edge {
     context: Arc<Context>,
+    sockets: Arc<Sockets>,
     doors: Arc<Doors>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
 }
 
 impl Edge {
-    /// Starts to listen and to carry. Routes by the catalog as it is now and follows it from there.
+    /// Starts to listen and to carry.
     pub async fn start(options: EdgeOptions) -> Result<Arc<Self>, EdgeError> {
+        let edge = Self::prepare(options, Sockets::default()).await?;
+        edge.open();
+        Ok(edge)
+    }
+
+    /// Prepares everything, by `sockets` where they fit. Routes by the catalog as it is now and follows it from there.
+    /// Whoever connects waits until [`Self::open`].
+    pub async fn prepare(options: EdgeOptions, sockets: Sockets) -> Result<Arc<Self>, EdgeError> {
+        let sockets = Arc::new(sockets);
         allow_all_files();
         let domain = http::host_name(&options.domain).ok_or(EdgeError::Domain(options.domain.clone()))?;
         let certificates = Certificates::open(&options.keys, &domain, options.hostnames.clone())?;
-        let http = bind_all(&options.http, "http-port")?;
-        let https = bind_all(&options.https, "https-port")?;
+        let http = bind_all(&sockets, &options.http, "http-port")?;
+        let https = bind_all(&sockets, &options.https, "https-port")?;
         let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
         let context = context(&options, domain, certificates);
         if let Some(port) = options.public_https_port.or(https_addresses.first().map(SocketAddr::port)) {
             let _ = context.https_port.set(port);
         }
         let ips: BTreeSet<IpAddr> = http_addresses.iter().chain(&https_addresses).map(SocketAddr::ip).collect();
-        let doors = Arc::new(Doors::new(ips.into_iter().collect(), options.reserved_ports));
+        let doors = Arc::new(Doors::new(sockets.clone(), ips.into_iter().collect(), options.reserved_ports));
         follow(&context, &doors, options.catalog);
         listen(&context, http, catalog::HTTP_PORT);
         listen(&context, https, catalog::HTTPS_PORT);
-        Ok(Arc::new(Self { context, doors, http: http_addresses, https: https_addresses }))
+        sockets.close_spare();
+        Ok(Arc::new(Self { context, sockets, doors, http: http_addresses, https: https_addresses }))
+    }
+
+    /// Lets in whoever connects.
+    pub fn open(&self) {
+        self.context.opened.cancel();
+    }
+
+    /// Copies of every socket that is listened on, for the process that comes next.
+    pub fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
+        self.sockets.copies()
     }
 
     /// Where plain HTTP is listened for.
@@ -107,9 +134,20 @@ impl Edge {
         self.context.routed.subscribe()
     }
 
+    /// Leaves whoever connects to another process that listens on the same sockets. Whoever is here stays until he goes
+    /// by himself, or until `deadline` has passed; then the edge stops. HTTP connections go at a moment at which no
+    /// request can be lost: after the next answer (HTTP/1), or when both sides have agreed on it (HTTP/2).
+    pub async fn retire(&self, deadline: Duration, last: Duration) {
+        self.context.leaving.store(true, Relaxed);
+        self.context.retiring.cancel();
+        let _ = tokio::time::timeout(deadline, self.context.limits.admission.empty()).await;
+        self.shutdown(last).await;
+    }
+
     /// Stops: takes nothing new, lets what is under way end until `deadline` has passed, cuts off the rest.
     pub async fn shutdown(&self, deadline: Duration) {
         self.context.stopping.cancel();
+        self.context.opened.cancel();
         self.context.tasks.close();
         if tokio::time::timeout(deadline, self.context.tasks.wait()).await.is_err() {
             self.context.aborting.cancel();
@@ -152,11 +190,11 @@ impl EdgeView for Edge {
     }
 }
 
-fn bind_all(wanted: &[SocketAddr], flag: &'static str) -> Result<Vec<TcpListener>, EdgeError> {
-    wanted.iter().map(|address| bind(*address, flag)).collect()
+fn bind_all(sockets: &Sockets, wanted: &[SocketAddr], flag: &'static str) -> Result<Vec<Arc<TcpListener>>, EdgeError> {
+    wanted.iter().map(|address| bind(sockets, *address, flag)).collect()
 }
 
-fn addresses(listeners: &[TcpListener]) -> Vec<SocketAddr> {
+fn addresses(listeners: &[Arc<TcpListener>]) -> Vec<SocketAddr> {
     listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
 }
 
@@ -181,8 +219,11 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         cancels: Arc::default(),
         keeps_sources: OnceLock::new(),
         flows: Slots::new(options.bounds.flows),
-        admission: Admission::new(options.bounds.connections, options.bounds.connections_per_source),
+        limits: Limits::new(&options.bounds),
         https_port: OnceLock::new(),
+        opened: CancellationToken::new(),
+        retiring: stopping.child_token(),
+        leaving: AtomicBool::new(false),
         stopping,
         aborting: CancellationToken::new(),
         tasks,
@@ -190,9 +231,9 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
     })
 }
 
-fn listen(context: &Arc<Context>, listeners: Vec<TcpListener>, port: u16) {
+fn listen(context: &Arc<Context>, listeners: Vec<Arc<TcpListener>>, port: u16) {
     for listener in listeners {
-        context.tasks.spawn(accept(context.clone(), listener, port, context.stopping.clone()));
+        context.tasks.spawn(accept(context.clone(), listener, port, context.retiring.clone()));
     }
 }
 

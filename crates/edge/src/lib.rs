@@ -7,7 +7,7 @@
 //!              │        │      │        └ hold: wait while a machine is on its way up, queue while all are full
 //!              │        │      └ route by host, edit header fields, answer refusals with a page
 //!              │        └ end TLS by server name
-//!              └ accept within bounds, on the shared ports and on those that apps ask for
+//!              └ accept within limits, on the shared ports and on those that apps ask for
 //! ```
 //!
 //! - A request passes through phases, each a function: identify, route, gate, edit, choose, forward, edit, answer
@@ -16,6 +16,7 @@
 //!   a page, the app's log as a line.
 //! - Which machine takes a request is a pure function (`pick`); waiting for one is `choose`.
 //! - What was carried is counted and told (`account`): metrics, access records, live tables.
+//! - Sources and apps share the edge (`limits`): a flood takes its own share and no other's.
 //! - A request reads one immutable picture; none of it waits for the control plane.
 
 mod account;
@@ -27,6 +28,7 @@ mod geography;
 mod hostnames;
 mod http;
 mod journal;
+mod limits;
 mod listen;
 mod machine;
 mod options;
@@ -49,9 +51,12 @@ pub use edge::Edge;
 pub use error::EdgeError;
 pub use hostnames::Hostnames;
 pub use http::InboundBody;
+pub use limits::{Flood, Frames, Pace, Rate};
+pub use listen::Sockets;
 pub use options::{Bounds, EdgeOptions, PlatformHost};
 pub use refusal::{Fault, Refusal};
 pub use replay::{BadOrder, BadPattern, CacheOrder, CacheRule, Fallback, Pattern, ReplayOrder, Transform};
 pub use stream::postgres::keys::{KeyScan, Scanned};
 pub use subnet::{BadSubnet, Subnet};
+pub use websocket::Frames as WebSocketFrames;
 pub use wish::Place;

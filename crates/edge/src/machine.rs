@@ -136,6 +136,10 @@ pub struct AppState {
     pub name: AppName,
     /// How many requests wait for a machine.
     pub held: AtomicUsize,
+    /// How many connections of clients are for it.
+    pub connections: Arc<AtomicUsize>,
+    /// How many requests for it are under way.
+    pub requests: Arc<AtomicUsize>,
     /// How many lines about its traffic may be written to its log.
     pub allowance: Mutex<Allowance>,
     /// How many access records may be written to its log.
@@ -151,6 +155,8 @@ impl AppState {
         Self {
             name,
             held: AtomicUsize::new(0),
+            connections: Arc::default(),
+            requests: Arc::default(),
             allowance: Mutex::new(Allowance::of_refusals()),
             access_allowance: Mutex::new(Allowance::of_access()),
             replays: ReplayCache::new(quota),

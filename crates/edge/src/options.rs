@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
 
-use crate::{Hostnames, http::InboundBody, proxy_protocol::TrustedProxy};
+use crate::{Hostnames, Pace, Rate, Subnet, http::InboundBody, proxy_protocol::TrustedProxy};
 
 /// An error of any kind, as bodies carry it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -60,8 +60,26 @@ pub struct EdgeOptions {
 pub struct Bounds {
     /// Connections of clients at a time.
     pub connections: usize,
-    /// Connections of one source (an IPv4 address, an IPv6 /64) at a time.
+    /// Connections of one source (an IPv4 address, an IPv6 /64) at a time; never more than are free.
     pub connections_per_source: usize,
+    /// Connections to one app at a time; never more than are free.
+    pub connections_per_app: usize,
+    /// New connections of one range (an IPv4 /24, an IPv6 /48).
+    pub connection_rate_per_range: Rate,
+    /// TLS handshakes of one range.
+    pub handshake_rate_per_range: Rate,
+    /// TLS handshakes for one server name.
+    pub handshake_rate_per_name: Rate,
+    /// How slowly the body of a request may come before it is answered.
+    pub body_pace: Pace,
+    /// How slowly a client may take its answers.
+    pub answer_pace: Pace,
+    /// Sources that stand for many, such as a load balancer in front: the bounds on sources and ranges are not for them.
+    pub unlimited_sources: Vec<Subnet>,
+    /// Requests under way.
+    pub requests: usize,
+    /// Requests of one app under way; never more than are free.
+    pub requests_per_app: usize,
     /// Flows of datagrams at a time.
     pub flows: usize,
     /// Those of one UDP port at a time.
@@ -104,6 +122,15 @@ impl Default for Bounds {
         Self {
             connections: 32_768,
             connections_per_source: 8_192,
+            connections_per_app: 16_384,
+            connection_rate_per_range: Rate::new(2_000, 8_000),
+            handshake_rate_per_range: Rate::new(500, 2_000),
+            handshake_rate_per_name: handshake_rate_per_name(),
+            body_pace: Pace { bytes_per_second: 500, grace: Duration::from_secs(30) },
+            answer_pace: Pace { bytes_per_second: 500, grace: Duration::from_secs(60) },
+            unlimited_sources: ["127.0.0.0/8", "::1"].iter().filter_map(|loopback| loopback.parse().ok()).collect(),
+            requests: 65_536,
+            requests_per_app: 32_768,
             flows: 65_536,
             flows_per_port: 16_384,
             flows_per_source: 512,
@@ -123,6 +150,14 @@ impl Default for Bounds {
             answer: Duration::from_secs(600),
         }
     }
+}
+
+/// A part of what the processors can do, so that handshakes for one name leave most of it for others: one takes about
+/// 150 µs.
+fn handshake_rate_per_name() -> Rate {
+    let processors = std::thread::available_parallelism().map_or(1, |it| u32::try_from(it.get()).unwrap_or(u32::MAX));
+    let per_second = processors.saturating_mul(2_000);
+    Rate::new(per_second, per_second.saturating_mul(2))
 }
 
 type PlatformAnswer = Response<UnsyncBoxBody<Bytes, BoxError>>;

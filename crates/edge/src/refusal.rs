@@ -144,6 +144,44 @@ pub enum Refusal {
         /// What the connection said.
         reason: String,
     },
+    /// A client says over HTTP/2 too much that asks for nothing.
+    #[error("a client's connection was closed: it sent too many {what}")]
+    Flood {
+        /// What it sent.
+        what: &'static str,
+    },
+    /// The body of a request comes too slowly.
+    #[error("the body of the request came too slowly")]
+    SlowBody,
+    /// A client does not take the answers that it asked for.
+    #[error("a client's connection was closed: it took its answers too slowly")]
+    SlowReader,
+    /// Too many TLS handshakes come from one range of addresses.
+    #[error("a TLS handshake for {name} was refused: too many come from {range}")]
+    HandshakesOfRange {
+        /// The server name.
+        name: String,
+        /// The range.
+        range: String,
+    },
+    /// Too many TLS handshakes come for one server name.
+    #[error("a TLS handshake for {name} was refused: too many come for that name")]
+    HandshakesOfName {
+        /// The server name.
+        name: String,
+    },
+    /// An app has as many connections as it may have.
+    #[error("a connection to {app} was refused: it has as many as it may have now")]
+    TooManyConnections {
+        /// The app.
+        app: AppName,
+    },
+    /// An app has as many requests under way as it may have.
+    #[error("a request for {app} was refused: it has as many under way as it may have now")]
+    TooManyRequests {
+        /// The app.
+        app: AppName,
+    },
     /// There is no certificate for a server name.
     #[error("there is no certificate for {name}, so its TLS handshake was refused")]
     NoCertificate {
@@ -265,6 +303,9 @@ impl Refusal {
             Self::ClientGone { .. } => "PH06",
             Self::BadTarget { .. } => "PH07",
             Self::BadWish { .. } => "PH08",
+            Self::Flood { .. } => "PH09",
+            Self::SlowBody => "PH10",
+            Self::SlowReader => "PH11",
             Self::BodyGone => "PA01",
             Self::TooManyReplays { .. } => "PA02",
             Self::BadReplay { .. } => "PA03",
@@ -276,11 +317,15 @@ impl Refusal {
             Self::NotReady { .. } => "PR04",
             Self::Full { .. } => "PL01",
             Self::TooManyWaiting { .. } => "PL02",
+            Self::TooManyConnections { .. } => "PL05",
+            Self::TooManyRequests { .. } => "PL06",
             Self::ConnectRefused { .. } => "PC01",
             Self::Unreachable { .. } => "PC02",
             Self::ClosedEarly { .. } => "PC03",
             Self::ClientReset { .. } => "PC04",
             Self::BrokenOff { .. } => "PC05",
+            Self::HandshakesOfRange { .. } => "PT01",
+            Self::HandshakesOfName { .. } => "PT02",
             Self::NoCertificate { .. } => "PT05",
             Self::Handshake { .. } => "PT06",
             Self::HandshakeTimeout { .. } => "PT08",
@@ -296,10 +341,12 @@ impl Refusal {
             Self::UnknownHost { .. } | Self::NotOffered { .. } => StatusCode::NOT_FOUND,
             Self::BadHost { .. } | Self::BadTarget { .. } => StatusCode::BAD_REQUEST,
             Self::ClientGone { .. } | Self::BadWish { .. } => StatusCode::BAD_REQUEST,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full { .. } | Self::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoAnswer { .. } | Self::ReplayTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Exhausted { last, .. } => last.status(),
             _ => StatusCode::BAD_GATEWAY,
@@ -313,6 +360,9 @@ impl Refusal {
             Self::Misdirected { .. } | Self::BadTarget { .. } => Fault::Client,
             Self::ClientGone { .. } | Self::BadWish { .. } => Fault::Client,
             Self::ClientReset { .. } | Self::Handshake { .. } | Self::HandshakeTimeout { .. } => Fault::Client,
+            Self::HandshakesOfRange { .. } | Self::HandshakesOfName { .. } => Fault::Client,
+            Self::Flood { .. } | Self::SlowBody | Self::SlowReader => Fault::Client,
+            Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => Fault::Client,
             Self::Unreachable { .. } => Fault::Platform,
             Self::Exhausted { last, .. } => last.fault(),
             _ => Fault::App,
@@ -354,6 +404,16 @@ impl Refusal {
             Self::NoCertificate { .. } => {
                 "See `dunlin certs check`; tls_options.default_self_signed shows a certificate of nobody meanwhile."
             }
+            Self::Flood { .. } => "Nothing, unless a client of yours is cut off: then look at what it sends.",
+            Self::SlowBody => "Send at least 500 bytes a second, or answer before the body is complete.",
+            Self::SlowReader => "Nothing, unless a client of yours is cut off: then let it ask for less at a time.",
+            Self::HandshakesOfRange { .. } => {
+                "Keep connections open; if it is a load balancer in front of the platform, name it with --unlimited-sources."
+            }
+            Self::HandshakesOfName { .. } => "Keep connections open; those who have one are served as before.",
+            Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => {
+                "Try again later. An app may have as much as is left free, so that others are served, too."
+            }
             Self::Handshake { .. } => "Check the client's TLS versions and ALPN against tls_options in fly.toml.",
             Self::HandshakeTimeout { .. } => "Look at the client: it began a handshake and did not go on.",
             Self::BodyGone => {
@@ -373,9 +433,10 @@ impl Refusal {
         }
     }
 
-    /// Whether nothing that follows on the connection can be trusted to be a request.
+    /// Whether nothing that follows on the connection can be trusted to be a request, or shall be one.
     pub(crate) fn ends_connection(&self) -> bool {
         matches!(self, Self::BadHost { .. } | Self::BadTarget { .. } | Self::Connect)
+            || matches!(self, Self::TooManyConnections { .. } | Self::SlowBody)
     }
 
     /// The machine it happened at.

@@ -12,7 +12,7 @@ use std::{
 use api::public::edge::EdgeConnection;
 use tokio::time::Instant;
 
-use crate::machine::AppState;
+use crate::{limits::Place, machine::AppState};
 
 /// The table is kept in so many parts, so that threads do not wait for each other.
 const PARTS: usize = 16;
@@ -31,8 +31,8 @@ pub struct Connection {
     pub secured: bool,
     /// When it began.
     pub since: Instant,
-    /// The first app that something over it was for.
-    app: OnceLock<Arc<AppState>>,
+    /// The first app that something over it was for, and its place among that app's connections.
+    app: OnceLock<(Arc<AppState>, Place)>,
     requests: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -57,15 +57,15 @@ impl Connection {
     }
 
     /// Something over it is for this app. The first one counts it as its own.
-    pub fn is_for(&self, app: &Arc<AppState>) {
-        if self.app.get().is_none() && self.app.set(app.clone()).is_ok() {
+    pub fn is_for(&self, app: &Arc<AppState>, place: Place) {
+        if self.app.set((app.clone(), place)).is_ok() {
             app.metrics().connects.one();
         }
     }
 
     /// The app it is for, once that is known.
     pub fn app(&self) -> Option<&Arc<AppState>> {
-        self.app.get()
+        self.app.get().map(|(app, _)| app)
     }
 
     /// A request came.
@@ -108,7 +108,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let Some(app) = self.app.get() else { return };
+        let Some(app) = self.app() else { return };
         let (bytes_in, bytes_out) = self.bytes();
         app.metrics().disconnects.one();
         app.metrics().data_in.add(bytes_in);

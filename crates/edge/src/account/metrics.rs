@@ -107,6 +107,10 @@ pub struct AppMetrics {
     pub connects: Counter,
     /// Those of them that have ended.
     pub disconnects: Counter,
+    /// Connections of clients that were refused because it has too many.
+    pub dropped: Counter,
+    /// TLS handshakes that were refused because too many came in a short time.
+    pub handshakes_limited: Counter,
     /// Bytes from clients, in whole connections.
     pub data_in: Counter,
     /// Bytes to clients, in whole connections.

@@ -19,7 +19,7 @@ mod visit;
 
 pub use connections::{Connection, Connections};
 pub use counted::Counted;
-pub use metrics::{AppMetrics, Handshakes, MachineMetrics};
+pub use metrics::{AppMetrics, Counter, Handshakes, MachineMetrics};
 pub use render::render;
 pub use routes::routes;
 pub use trace::Trace;

@@ -8,7 +8,7 @@ use super::{
     AppMetrics, MachineMetrics,
     metrics::{BOUNDS_S, ByStatus, Histogram},
 };
-use crate::{context::Context, machine::Machine, routing::App};
+use crate::{context::Context, limits::Limits, machine::Machine, routing::App};
 
 /// Everything that was counted for some apps; of every one, and of what belongs to none, without them.
 pub fn render(context: &Context, visible: Option<&BTreeSet<AppName>>) -> String {
@@ -18,6 +18,7 @@ pub fn render(context: &Context, visible: Option<&BTreeSet<AppName>>) -> String 
     apps.sort_by(|a, b| a.route.name.cmp(&b.route.name));
     let mut page = Page { text: String::new(), region: context.region.to_string() };
     page.edge(context, &apps);
+    page.refused(&apps, visible.is_none().then_some(&context.limits));
     if visible.is_none() {
         page.handshakes(context);
     }
@@ -63,6 +64,27 @@ impl Page {
                 };
                 self.line(name, &[("app", app)], value as f64);
             }
+        }
+    }
+
+    /// What was refused because it was too much: by app where that is known, in all for those who may see all.
+    fn refused(&mut self, apps: &[&std::sync::Arc<App>], overall: Option<&Limits>) {
+        let (dropped, limited) = ("fly_edge_tcp_connections_drop_count", "fly_edge_tcp_rate_limited_count");
+        let counted = || apps.iter().filter_map(|app| Some((app.route.name.as_str(), app.state.counted()?)));
+        self.head(dropped, "counter", "Connections of clients for which there was no place.");
+        for (app, metrics) in counted() {
+            self.line(dropped, &[("app", app)], metrics.dropped.get() as f64);
+        }
+        if let Some(limits) = overall {
+            self.line(dropped, &[("app", "")], limits.dropped.get() as f64);
+        }
+        self.head(limited, "counter", "Connections and TLS handshakes that came too fast.");
+        for (app, metrics) in counted() {
+            self.line(limited, &[("app", app), ("type", "tls")], metrics.handshakes_limited.get() as f64);
+        }
+        if let Some(limits) = overall {
+            self.line(limited, &[("app", ""), ("type", "tls")], limits.handshakes_limited.get() as f64);
+            self.line(limited, &[("app", ""), ("type", "connections")], limits.connections_limited.get() as f64);
         }
     }
 

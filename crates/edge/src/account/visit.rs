@@ -14,6 +14,7 @@ use crate::{
     Refusal,
     http::RequestId,
     journal::Journal,
+    limits::Place,
     machine::{AppState, Machine},
 };
 
@@ -29,6 +30,7 @@ pub struct Account {
     version: Version,
     host: OnceLock<String>,
     app: OnceLock<Arc<AppState>>,
+    place: OnceLock<Place>,
     machine: OnceLock<Arc<Machine>>,
     code: OnceLock<&'static str>,
     answer: OnceLock<(StatusCode, Duration)>,
@@ -51,6 +53,7 @@ impl Account {
             version: request.version(),
             host: OnceLock::new(),
             app: OnceLock::new(),
+            place: OnceLock::new(),
             machine: OnceLock::new(),
             code: OnceLock::new(),
             answer: OnceLock::new(),
@@ -62,6 +65,11 @@ impl Account {
     pub fn is_for(&self, app: &Arc<AppState>, host: &str) {
         let _ = self.app.set(app.clone());
         let _ = self.host.set(host.to_owned());
+    }
+
+    /// It has this place among the requests of its app, for as long as the account is open.
+    pub fn holds(&self, place: Place) {
+        let _ = self.place.set(place);
     }
 
     /// This machine answered.

@@ -6,6 +6,7 @@ mod compress;
 mod headers;
 mod host;
 mod inbound;
+mod leave;
 mod page;
 mod prefer;
 mod request;

@@ -28,6 +28,7 @@ use super::{
     headers,
     host::{Host, check_target},
     inbound::InboundBody,
+    leave,
     page::{self, Format},
     prefer,
     request_id::RequestId,
@@ -39,6 +40,7 @@ use crate::{
     account::Account,
     choose::{Chosen, Search},
     context::{Context, Destination},
+    limits::{AnswerBegun, Paced},
     machine::AppState,
     replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
@@ -55,9 +57,10 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 pub async fn answer(context: Arc<Context>, busy: Busy, mut request: Request<InboundBody>) -> Response<ClientBody> {
     let id = RequestId::new(&context.region);
     busy.0.connection.request();
+    busy.0.multiplexed.came_by(request.version());
     let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
     let (format, version) = (Format::of(request.headers()), request.version());
-    let response = route(&context, &busy, &id, &account, request).await.unwrap_or_else(|refusal| {
+    let mut response = route(&context, &busy, &id, &account, request).await.unwrap_or_else(|refusal| {
         account.refused(&refusal);
         let mut page = page::answer(&refusal, format, &id);
         if refusal.ends_connection() && version < Version::HTTP_2 {
@@ -65,6 +68,7 @@ pub async fn answer(context: Arc<Context>, busy: Busy, mut request: Request<Inbo
         }
         signed(page, &id)
     });
+    leave::make_last(&context, version, &mut response);
     account.answered(response.status());
     response.map(|body| ClientBody::new(body, account, busy))
 }
@@ -162,8 +166,10 @@ impl Visit<'_> {
         let app = self.context.routing.load().app(self.app.as_str()).cloned().ok_or_else(unknown)?;
         let what = self.describe(&request);
         self.account.is_for(&app.state, &self.host.name);
-        self.busy.0.connection.is_for(&app.state);
         let tell = |refusal: &Refusal| self.context.journal.refused(&app.state, refusal, &what);
+        let limits = &self.context.limits;
+        limits.enter(&self.busy.0.connection, &app.state).inspect_err(tell)?;
+        self.account.holds(limits.begin(&app.state).inspect_err(tell)?);
         let gate = self.gate(&app, &request).inspect_err(tell)?;
         let dress = match gate {
             Gate::Open(port) => Dress::of(port, &request),
@@ -175,9 +181,12 @@ impl Visit<'_> {
             upgrade.put(&mut request);
         }
         let (head, body) = request.into_parts();
+        let answered = AnswerBegun::default();
+        let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
         let body = if self.upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
         let mut journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
         let (sent, state) = self.travel(&app, &mut journey, &body, &what).await?;
+        answered.tell();
         body.let_go();
         self.finish(sent, &dress, state, what)
     }

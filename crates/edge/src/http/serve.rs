@@ -20,11 +20,12 @@ use tokio::{
     time::Instant,
 };
 
-use super::{InboundBody, request};
+use super::{InboundBody, leave::Multiplexed, request};
 use crate::{
     Bounds,
     account::{Connection, Counted},
     context::Context,
+    limits::Guarded,
     options::BoxError,
 };
 
@@ -45,6 +46,8 @@ pub struct Client {
     pub secured: Option<Secured>,
     /// What is counted of the connection.
     pub connection: Arc<Connection>,
+    /// Whether the connection carries many requests at a time.
+    pub multiplexed: Multiplexed,
     activity: Activity,
 }
 
@@ -59,13 +62,21 @@ impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr, port: u16, secured: Option<Secured>) -> Self {
         let name = secured.as_ref().and_then(|secured| secured.name.clone());
         let connection = Arc::new(Connection::new(peer, port, secured.is_some(), name));
-        Self { peer, local, port, secured, connection, activity: Activity::new() }
+        Self { peer, local, port, secured, connection, multiplexed: Multiplexed::default(), activity: Activity::new() }
     }
 
     /// A client who secures the connection with the app itself, under this server name.
     pub fn passing(peer: SocketAddr, local: SocketAddr, port: u16, name: Option<String>) -> Self {
         let connection = Arc::new(Connection::new(peer, port, true, name));
-        Self { peer, local, port, secured: None, connection, activity: Activity::new() }
+        Self {
+            peer,
+            local,
+            port,
+            secured: None,
+            connection,
+            multiplexed: Multiplexed::default(),
+            activity: Activity::new(),
+        }
     }
 
     /// His address; IPv4 as such, though it came through a socket for both.
@@ -111,6 +122,7 @@ where
 {
     let client = Arc::new(client);
     let _entered = context.connections.enter(&client.connection);
+    let io = Guarded::new(io, &context, &client.connection);
     let io = Counted::new(io, client.connection.clone());
     let service = service_fn(|request: Request<Incoming>| {
         let (context, client) = (context.clone(), client.clone());
@@ -125,6 +137,7 @@ where
         ended = connection.as_mut() => return log_end(ended, &client),
         () = context.stopping.cancelled() => {}
         () = client.activity.idle(context.bounds.idle) => {}
+        () = client.multiplexed.leaves(&context) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {

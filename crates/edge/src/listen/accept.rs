@@ -7,7 +7,10 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::origin::{self, Origin};
+use super::{
+    break_off,
+    origin::{self, Origin},
+};
 use crate::{
     context::Context,
     http::{self, Client},
@@ -17,14 +20,15 @@ use crate::{
 /// How long accepting rests when the system has no more sockets or memory to give.
 const REST: Duration = Duration::from_millis(100);
 
-/// Accepts connections to a public port until the edge stops or the port is `closed`. Connections that were accepted
-/// go on.
-pub async fn accept(context: Arc<Context>, listener: TcpListener, port: u16, closed: CancellationToken) {
+/// Accepts connections to a public port, from when the edge opens until it retires or the port is `closed`. Connections
+/// that were accepted go on.
+pub async fn accept(context: Arc<Context>, listener: Arc<TcpListener>, port: u16, closed: CancellationToken) {
+    context.opened.cancelled().await;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = closed.cancelled() => return,
-            () = context.stopping.cancelled() => return,
+            () = context.retiring.cancelled() => return,
         };
         match accepted {
             Ok((stream, peer)) => begin(&context, stream, peer, port),
@@ -46,10 +50,10 @@ fn is_about_one(error: &io::Error) -> bool {
 fn begin(context: &Arc<Context>, stream: TcpStream, peer: SocketAddr, port: u16) {
     let demand = proxy_protocol::demand(&context.trusted_proxies, peer.ip());
     // Who comes through a trusted peer is let in, or not, once the peer has said who it is.
-    let admitted = if demand.is_none() { context.admission.admit(peer.ip()) } else { None };
+    let admitted = if demand.is_none() { context.limits.admit(peer.ip()) } else { None };
     if demand.is_none() && admitted.is_none() {
         tracing::debug!(%peer, port, "a connection is turned away: too many");
-        return;
+        return break_off(&stream);
     }
     let context = context.clone();
     context.tasks.clone().spawn(async move {

@@ -1,18 +1,19 @@
 //! Opening listening sockets.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use tokio::net::{TcpListener, TcpSocket};
 
-use super::holder;
+use super::{Sockets, holder};
 use crate::EdgeError;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4096;
 
-/// Listens on an address. `flag` is the option by which the user chose it.
-pub fn bind(address: SocketAddr, flag: &'static str) -> Result<TcpListener, EdgeError> {
-    listen(address).map_err(|source| match source.kind() {
+/// Listens on an address, by an inherited socket if there is one. `flag` is the option by which the user chose it.
+pub fn bind(sockets: &Sockets, address: SocketAddr, flag: &'static str) -> Result<Arc<TcpListener>, EdgeError> {
+    let listener = sockets.take_tcp(address).unwrap_or_else(|| listen(address));
+    listener.map(|listener| sockets.in_use(listener)).map_err(|source| match source.kind() {
         io::ErrorKind::AddrInUse => EdgeError::PortTaken { address, holder: holder::of(address), flag },
         _ => EdgeError::Listen { address, flag, source },
     })

@@ -10,11 +10,12 @@ use catalog::Snapshot;
 use kit::report::Report;
 use tokio_util::sync::CancellationToken;
 
-use super::{accept, bind};
+use super::{Sockets, accept, bind};
 use crate::{EdgeError, context::Context, routing::Routing, udp};
 
 /// The open ports.
 pub struct Doors {
+    sockets: Arc<Sockets>,
     addresses: Vec<IpAddr>,
     reserved: BTreeSet<u16>,
     open: Mutex<BTreeMap<u16, CancellationToken>>,
@@ -25,9 +26,9 @@ pub struct Doors {
 
 impl Doors {
     /// No port yet; ports will be opened on these addresses, but never a reserved one.
-    pub fn new(addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
-        let datagrams = udp::Doors::new(addresses.clone(), reserved.clone());
-        Self { addresses, reserved, open: Mutex::default(), told: Mutex::default(), datagrams }
+    pub fn new(sockets: Arc<Sockets>, addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
+        let datagrams = udp::Doors::new(sockets.clone(), addresses.clone(), reserved.clone());
+        Self { sockets, addresses, reserved, open: Mutex::default(), told: Mutex::default(), datagrams }
     }
 
     /// The UDP ports that are open.
@@ -76,7 +77,7 @@ impl Doors {
             return Err(Trouble::Reserved);
         }
         let addresses = self.addresses.iter().map(|ip| SocketAddr::new(*ip, port));
-        let listeners: Result<Vec<_>, _> = addresses.map(|address| bind(address, "http")).collect();
+        let listeners: Result<Vec<_>, _> = addresses.map(|address| bind(&self.sockets, address, "http")).collect();
         let closed = CancellationToken::new();
         for listener in listeners.map_err(Trouble::Closed)? {
             context.tasks.spawn(accept(context.clone(), listener, port, closed.clone()));

@@ -1,17 +1,19 @@
 //! Listening: on the shared ports and on those that apps ask for.
 
 mod accept;
-mod admission;
 mod bind;
+mod break_off;
 mod doors;
 mod files;
 mod holder;
 mod origin;
 mod peek;
+mod sockets;
 
 pub use accept::accept;
-pub use admission::{Admission, source_of};
 pub use bind::bind;
+pub use break_off::break_off;
 pub use doors::Doors;
 pub use files::allow_all as allow_all_files;
 pub use peek::peek;
+pub use sockets::Sockets;

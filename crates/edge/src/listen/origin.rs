@@ -4,9 +4,10 @@ use std::{io, net::SocketAddr};
 
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-use super::{admission::Admitted, peek::peek};
+use super::peek::peek;
 use crate::{
     context::Context,
+    limits::Admitted,
     proxy_protocol::{self, Beginning, Demand, Header, MAX_HEADER, Route},
 };
 
@@ -28,7 +29,7 @@ pub async fn origin(context: &Context, stream: &mut TcpStream, peer: SocketAddr,
     let header = header.inspect_err(|error| tracing::warn!(%peer, "a trusted peer's PROXY header is missing: {error}"));
     let route = header.ok()?.route.unwrap_or(Route { source: peer, destination: local });
     // The bound on one source is meant for clients, whoever brings them.
-    let Some(admitted) = context.admission.admit(route.source.ip()) else {
+    let Some(admitted) = context.limits.admit(route.source.ip()) else {
         tracing::debug!(peer = %route.source, "a connection is turned away: too many");
         return None;
     };

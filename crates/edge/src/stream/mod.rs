@@ -11,7 +11,6 @@ mod relay;
 use std::{io, sync::Arc, time::Duration};
 
 use model::AppName;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -25,6 +24,7 @@ use crate::{
     choose::{Chosen, Search},
     context::Context,
     http::Client,
+    listen::break_off,
     machine::Lease,
     proxy_protocol::{self, Header, Route},
 };
@@ -57,7 +57,10 @@ impl<IO: Socket> Socket for Counted<IO> {
 /// (half-close), until both have ended.
 pub async fn carry(context: Arc<Context>, app: AppName, io: impl Socket, client: Client) {
     let _entered = context.connections.enter(&client.connection);
-    let mut io = enter(&context, &app, io, &client);
+    if enter(&context, &app, &io, &client).is_err() {
+        return;
+    }
+    let mut io = Counted::new(io, client.connection.clone());
     let carried = async {
         match connect(&context, &app, &client).await {
             Ok((mut machine, chosen)) => pass(&context, &app, &mut io, &mut machine, &chosen.lease, &client).await,
@@ -70,12 +73,14 @@ pub async fn carry(context: Arc<Context>, app: AppName, io: impl Socket, client:
     }
 }
 
-/// Counts a connection as the app's.
-fn enter<IO: Socket>(context: &Context, app: &AppName, io: IO, client: &Client) -> Counted<IO> {
-    if let Some(app) = context.routing.load().app(app.as_str()) {
-        client.connection.is_for(&app.state);
-    }
-    Counted::new(io, client.connection.clone())
+/// Counts a connection as the app's. One that is too many is to be dropped, and breaks off when it is.
+pub fn enter(context: &Context, app: &AppName, io: &impl Socket, client: &Client) -> Result<(), Refusal> {
+    let routing = context.routing.load();
+    let Some(known) = routing.app(app.as_str()) else { return Ok(()) };
+    context.limits.enter(&client.connection, &known.state).inspect_err(|refusal| {
+        break_off(io.tcp());
+        tell(context, app, refusal, client);
+    })
 }
 
 /// A connection to a machine, another one if the first cannot be reached. It has been told the client's address, if it
@@ -141,11 +146,6 @@ fn idle_timeout(context: &Context, app: &AppName, port: u16) -> Option<Duration>
     let routing = context.routing.load();
     let options = &routing.app(app.as_str())?.port(port)?.options;
     options.http_options.as_ref()?.idle_timeout.map(|seconds| Duration::from_secs(seconds.into()))
-}
-
-/// Makes the end of a connection a reset: whoever reads from it must not take it for a complete one.
-fn break_off(stream: &TcpStream) {
-    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
 }
 
 fn closed_early(lease: &Lease, error: &io::Error) -> Refusal {

@@ -31,7 +31,7 @@ use self::{
     keys::KeyScan,
 };
 use super::{Socket, connect, enter, pass, tell};
-use crate::{context::Context, http::Client, listen::peek};
+use crate::{account::Counted, context::Context, http::Client, listen::peek};
 
 /// The protocol's name in a handshake (RFC 7301).
 pub const ALPN: &str = "postgresql";
@@ -110,7 +110,10 @@ async fn first_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<
 /// Joins a session with a machine of the app. A cancellation goes to the machine whose session it is about.
 pub async fn carry(context: Arc<Context>, app: AppName, io: impl Socket, client: Client) {
     let _entered = context.connections.enter(&client.connection);
-    let mut io = enter(&context, &app, io, &client);
+    if enter(&context, &app, &io, &client).is_err() {
+        return;
+    }
+    let mut io = Counted::new(io, client.connection.clone());
     let carried = async {
         let Ok(Ok(first)) = timeout(PATIENCE, first_message(&mut io)).await else { return };
         if is_cancel(&first) {

@@ -1,6 +1,10 @@
 //! The handshake: the server name says whose connection it is, and what comes after.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use catalog::{HTTPS_PORT, Handling};
 use model::{AppName, machine::TlsOptions};
@@ -24,8 +28,8 @@ use crate::{
 
 /// What comes after the handshake.
 enum Then {
-    /// Requests.
-    Http,
+    /// Requests, for this app if the server name is one's.
+    Http(Option<AppName>),
     /// Bytes for an app.
     Bytes(AppName),
     /// A PostgreSQL session with an app.
@@ -47,6 +51,7 @@ enum Opened {
 /// A connection whose handshake is under way.
 struct Opening<'a> {
     context: &'a Context,
+    source: IpAddr,
     port: u16,
     /// The server name, once that is known.
     name: Option<String>,
@@ -68,7 +73,7 @@ impl From<io::Error> for Failure {
 
 /// Ends TLS on a connection, unless its app does, and carries on with what is inside.
 pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
-    let mut opening = Opening { context: &context, port, name: None };
+    let mut opening = Opening { context: &context, source: peer.ip(), port, name: None };
     let began = Instant::now();
     let opened = timeout_at(began + context.bounds.handshake, opening.open(stream)).await;
     let name = opening.name.take();
@@ -77,7 +82,7 @@ pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, l
 
 /// The same after PostgreSQL's wishes for encryption.
 pub async fn serve_postgres(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
-    let mut opening = Opening { context: &context, port, name: None };
+    let mut opening = Opening { context: &context, source: peer.ip(), port, name: None };
     let began = Instant::now();
     let opened = timeout_at(began + context.bounds.handshake, opening.open_postgres(stream)).await;
     let name = opening.name.take();
@@ -97,7 +102,8 @@ async fn go_on(
             context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
             let (client, context) = (Client::new(peer, local, port, Some(Secured { name })), context.clone());
             match then {
-                Then::Http => http::serve(context, *stream, client).await,
+                Then::Http(Some(app)) if stream::enter(&context, &app, &*stream, &client).is_err() => {}
+                Then::Http(_) => http::serve(context, *stream, client).await,
                 Then::Bytes(app) => stream::carry(context, app, *stream, client).await,
                 Then::Postgres(app) => postgres::carry(context, app, *stream, client).await,
             }
@@ -142,6 +148,9 @@ fn tell(context: &Context, refusal: Option<Refusal>, name: Option<&str>, peer: S
         return;
     };
     if let Some(app) = context.routing.load().app(app.as_str()) {
+        if matches!(refusal, Refusal::HandshakesOfRange { .. } | Refusal::HandshakesOfName { .. }) {
+            app.state.metrics().handshakes_limited.one();
+        }
         context.journal.refused(&app.state, &refusal, &format!("(handshake on port {port})"));
     }
 }
@@ -195,7 +204,8 @@ impl Opening<'_> {
     fn plan(&self) -> Result<(Arc<ServerConfig>, Then), Option<Refusal>> {
         let certificates = &self.context.certificates;
         let shared = self.port == HTTPS_PORT;
-        let http = || Ok((certificates.config(&TlsOptions::default(), &HTTP_ALPN), Then::Http));
+        let http = || Ok((certificates.config(&TlsOptions::default(), &HTTP_ALPN), Then::Http(None)));
+        self.context.limits.shake_hands(self.source, self.name.as_deref().unwrap_or_default())?;
         // Without a name there is still a page to show.
         let Some(name) = self.name.as_deref() else { return if shared { http() } else { Err(None) } };
         let destination = self.context.destination(name);
@@ -205,12 +215,16 @@ impl Opening<'_> {
         match destination {
             Destination::App(app) => {
                 let routing = self.context.routing.load();
-                let offered = routing.app(app.as_str()).and_then(|app| app.port(self.port));
+                let known = routing.app(app.as_str());
+                if let Some(app) = known {
+                    self.context.limits.expect_room(&app.state)?;
+                }
+                let offered = known.and_then(|app| app.port(self.port));
                 let none = TlsOptions::default();
                 let options = offered.and_then(|offered| offered.options.tls_options.as_ref()).unwrap_or(&none);
                 match offered.map(|offered| offered.handling) {
                     Some(Handling::Tls) => Ok((certificates.config(options, &[]), Then::Bytes(app))),
-                    Some(Handling::TlsHttp) => Ok((certificates.config(options, &HTTP_ALPN), Then::Http)),
+                    Some(Handling::TlsHttp) => Ok((certificates.config(options, &HTTP_ALPN), Then::Http(Some(app)))),
                     Some(Handling::PgTls) => Ok((certificates.config(options, &[postgres::ALPN]), Then::Postgres(app))),
                     _ if shared => http(),
                     _ => Err(Some(Refusal::NotOffered { app, port: self.port, what: "TLS" })),

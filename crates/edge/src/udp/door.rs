@@ -20,8 +20,9 @@ use crate::{Refusal, Subnet, context::Context};
 /// How often silent flows are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
 
-/// Carries the datagrams of a public port until the edge stops or the port is `closed`; its flows end with it.
-pub async fn serve(context: Arc<Context>, socket: UdpSocket, port: u16, closed: CancellationToken) {
+/// Carries the datagrams of a public port until the edge retires or the port is `closed`; its flows end with it.
+pub async fn serve(context: Arc<Context>, socket: Arc<UdpSocket>, port: u16, closed: CancellationToken) {
+    context.opened.cancelled().await;
     let bounds = &context.bounds;
     let limits = Limits {
         flows: bounds.flows_per_port,
@@ -29,8 +30,7 @@ pub async fn serve(context: Arc<Context>, socket: UdpSocket, port: u16, closed: 
         one_way: bounds.flow_one_way,
         both_ways: bounds.flow_both_ways,
     };
-    let mut door = Door { socket: Arc::new(socket), port, flows: Table::new(limits), context: context.clone() };
-    let socket = door.socket.clone();
+    let mut door = Door { socket: socket.clone(), port, flows: Table::new(limits), context: context.clone() };
     let mut sweep = interval(SWEEP);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -40,7 +40,7 @@ pub async fn serve(context: Arc<Context>, socket: UdpSocket, port: u16, closed: 
             _ = socket.readable() => door.receive(),
             _ = sweep.tick(), if has_flows => door.flows.sweep(Instant::now()),
             () = closed.cancelled() => return,
-            () = context.stopping.cancelled() => return,
+            () = context.retiring.cancelled() => return,
         }
     }
 }

@@ -41,13 +41,14 @@ use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
 pub use self::flow::Slots;
-use crate::{context::Context, routing::Routing};
+use crate::{context::Context, listen::Sockets, routing::Routing};
 
 /// What a burst may fill of a public port's buffer, as far as the system allows.
 const BUFFER: usize = 4 << 20;
 
 /// The open UDP ports.
 pub struct Doors {
+    sockets: Arc<Sockets>,
     addresses: Vec<IpAddr>,
     reserved: BTreeSet<u16>,
     open: Mutex<BTreeMap<u16, CancellationToken>>,
@@ -57,8 +58,8 @@ pub struct Doors {
 
 impl Doors {
     /// No port yet; ports will be opened on these addresses, but never a reserved one.
-    pub fn new(addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
-        Self { addresses, reserved, open: Mutex::default(), told: Mutex::default() }
+    pub fn new(sockets: Arc<Sockets>, addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
+        Self { sockets, addresses, reserved, open: Mutex::default(), told: Mutex::default() }
     }
 
     /// The ports that are open.
@@ -105,7 +106,8 @@ impl Doors {
         if self.reserved.contains(&port) {
             return Err("is reserved by the platform");
         }
-        let sockets: io::Result<Vec<_>> = self.addresses.iter().map(|ip| bind(SocketAddr::new(*ip, port))).collect();
+        let addresses = self.addresses.iter().map(|ip| SocketAddr::new(*ip, port));
+        let sockets: io::Result<Vec<_>> = addresses.map(|address| bind(&self.sockets, address)).collect();
         let sockets = sockets.map_err(|error| {
             tracing::warn!(port, "a UDP port for apps stays closed: {error}");
             "cannot be opened on this host"
@@ -118,7 +120,13 @@ impl Doors {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+/// An inherited socket, if there is one, is set up already.
+fn bind(sockets: &Sockets, address: SocketAddr) -> io::Result<Arc<UdpSocket>> {
+    let socket = sockets.take_udp(address).map_or_else(|| open(address), Ok)?;
+    Ok(sockets.in_use(UdpSocket::from_std(socket.into())?))
+}
+
+fn open(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -128,5 +136,5 @@ fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket)
 }

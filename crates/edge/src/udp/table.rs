@@ -8,7 +8,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::listen::source_of;
+use crate::limits::source_of;
 
 /// Whose flow it is: the client, and which of our addresses he sends to.
 pub type Key = (SocketAddr, Option<IpAddr>);

@@ -19,6 +19,7 @@ use super::{Keep, RequestBody, pool::Shared};
 use crate::{
     Bounds, Refusal,
     choose::Chosen,
+    limits::TooSlow,
     machine::{Lease, Target},
 };
 
@@ -171,13 +172,19 @@ fn failed(target: &Target, protocol: &'static str, error: TrySendError<Request<R
     let error = error.into_error();
     let untouched = unsent.is_some() || is_untouched(&error);
     let cause = if error.is_user() {
-        Refusal::ClientGone { reason: Report(&error).to_string() }
+        body_refusal(&error).unwrap_or_else(|| Refusal::ClientGone { reason: Report(&error).to_string() })
     } else if error.is_parse() || breaks_h2(&error) {
         bad_answer(target, protocol, &error)
     } else {
         closed_early(target, &error)
     };
     Failed { cause, unsent, untouched }
+}
+
+/// Why the request's own body let it fail, if that was more than the client's going away.
+fn body_refusal(error: &hyper::Error) -> Option<Refusal> {
+    let slow = std::error::Error::source(error).is_some_and(|source| source.is::<TooSlow>());
+    slow.then_some(Refusal::SlowBody)
 }
 
 /// Whether an HTTP/2 peer says that it has done nothing with a request (RFC 9113, 8.7).

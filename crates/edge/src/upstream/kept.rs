@@ -24,6 +24,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use crate::{
     http::{InboundBody, clean_trailers},
+    limits::Paced,
     options::BoxError,
 };
 
@@ -49,7 +50,7 @@ impl KeepBounds {
 }
 
 /// A request's body that can be read again.
-pub struct KeptBody<B = InboundBody>(Option<Arc<Mutex<Inner<B>>>>);
+pub struct KeptBody<B = Paced<InboundBody>>(Option<Arc<Mutex<Inner<B>>>>);
 
 struct Inner<B> {
     source: B,
@@ -119,7 +120,7 @@ where
 }
 
 /// Reads a body once.
-pub struct Reader<B = InboundBody> {
+pub struct Reader<B = Paced<InboundBody>> {
     inner: Option<Arc<Mutex<Inner<B>>>>,
     turn: u64,
     at: usize,

@@ -16,7 +16,7 @@ use api::internal::{LogSink, NodeView};
 use axum::Router;
 use bytes::Bytes;
 use catalog::Publisher;
-use edge::{Bounds, Edge, EdgeOptions, Hostnames, PlatformHost};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, PlatformHost, Sockets};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Body;
@@ -111,6 +111,7 @@ pub struct World {
     pub directory: TempDir,
     pub ip: Ipv4Addr,
     publisher: Publisher,
+    catalog: catalog::Reader,
     view: NodeView,
 }
 
@@ -141,8 +142,33 @@ impl World {
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };
         change(&mut options);
+        let catalog = options.catalog.clone();
         let edge = Edge::start(options).await.unwrap();
-        Self { edge, logs, directory, ip, publisher, view: NodeView::default() }
+        Self { edge, logs, directory, ip, publisher, catalog, view: NodeView::default() }
+    }
+
+    /// Another edge takes over the sockets. Returns the one that was there before, which is to retire.
+    pub async fn take_over(&mut self) -> Arc<Edge> {
+        let options = EdgeOptions {
+            http: self.edge.http_addresses().to_vec(),
+            https: self.edge.https_addresses().to_vec(),
+            domain: "dunlin.localhost".into(),
+            region: "local".parse().unwrap(),
+            keys: self.directory.path().join("keys"),
+            catalog: self.catalog.clone(),
+            hostnames: hostnames(self.directory.path()),
+            logs: self.logs.clone(),
+            platform: BTreeMap::new(),
+            reserved_ports: BTreeSet::new(),
+            public_https_port: None,
+            trusted_proxies: Vec::new(),
+            access_records: true,
+            bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
+        };
+        let sockets = Sockets::inherited(self.edge.sockets().unwrap());
+        let next = Edge::prepare(options, sockets).await.unwrap();
+        next.open();
+        std::mem::replace(&mut self.edge, next)
     }
 
     pub fn http(&self) -> SocketAddr {

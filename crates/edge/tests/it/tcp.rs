@@ -229,7 +229,11 @@ async fn a_port_that_is_taken_or_reserved_is_told_to_the_app_and_takes_nothing_e
 
 #[tokio::test]
 async fn one_source_gets_only_so_many_connections() {
-    let mut world = World::with(|options| options.bounds.connections_per_source = 2).await;
+    let mut world = World::with(|options| {
+        options.bounds.connections_per_source = 2;
+        options.bounds.unlimited_sources = Vec::new();
+    })
+    .await;
     let machine = Machine::of("shop");
     let _program = machine.run(says("hello")).await;
     world.know(&[&machine]).await;

@@ -35,7 +35,10 @@ pub async fn connect(
     address: std::net::SocketAddr,
     name: &str,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(address).await?;
+    shake_hands(config, TcpStream::connect(address).await?, name).await
+}
+
+pub async fn shake_hands(config: ClientConfig, stream: TcpStream, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }

@@ -19,7 +19,7 @@ use tokio::{
 use crate::support::*;
 
 /// Sends every message back and tells how the client said goodbye.
-fn echo() -> (Router, mpsc::Receiver<Option<u16>>) {
+pub fn echo() -> (Router, mpsc::Receiver<Option<u16>>) {
     let (closed, closes) = mpsc::channel(10);
     let serve = move |mut socket: WebSocket| async move {
         while let Some(Ok(message)) = socket.recv().await {
@@ -38,7 +38,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     [&[0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
 }
 
-async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) {
+pub async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str) {
     stream.write_all(&frame(1, text.as_bytes())).await.unwrap();
     stream.flush().await.unwrap();
     let mut echoed = vec![0; 2 + text.len()];
@@ -49,7 +49,7 @@ async fn exchange(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), text: &str
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: chat.dunlin.localhost\r\nConnection: keep-alive, Upgrade\r\n\
     Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-async fn open(world: &World) -> TcpStream {
+pub async fn open(world: &World) -> TcpStream {
     let mut stream = TcpStream::connect(world.http()).await.unwrap();
     stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
     let mut head = Vec::new();
