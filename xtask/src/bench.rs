@@ -1,22 +1,51 @@
-//! The promised figures: `e2e/src/bin/bench.rs` in a network namespace of its own, beside the same tests' platform.
+//! The promised figures, each beside what it is compared with, in one run.
+
+use std::fs;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::{run, test};
 
+/// What is measured.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum What {
+    /// Machines, images and the platform at rest: `e2e/src/bin/bench.rs`
+    Platform,
+    /// The edge amid 100,000 apps with 1,000,000 machines: `crates/edge/examples/catalog_bench.rs`
+    Catalog,
+}
+
+/// Apps of the large catalog, and machines of each.
+const APPS: &str = "100000";
+const MACHINES: &str = "10";
+
 /// Prints the figures.
-pub fn run() -> Result<()> {
+pub fn run(what: What) -> Result<()> {
+    match what {
+        What::Platform => platform(),
+        What::Catalog => catalog(),
+    }
+}
+
+/// In a network namespace of its own, beside the same tests' platform.
+fn platform() -> Result<()> {
     test::make_ready()?;
-    run::succeed(&mut run::cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "images",
-        "--example",
-        "rootfs_bench",
-    ]))?;
+    build_release("images", "rootfs_bench")?;
     run::succeed(&mut run::cargo(&["build", "--quiet", "--package", "e2e", "--bin", "bench"]))?;
     let mut bench = run::isolated();
     run::succeed(bench.arg(run::target().join("debug/bench")))
+}
+
+fn catalog() -> Result<()> {
+    build_release("edge", "catalog_bench")?;
+    let work = run::target().join("bench/catalog");
+    let _ = fs::remove_dir_all(&work);
+    let mut bench = run::isolated();
+    run::succeed(bench.arg(run::target().join("release/examples/catalog_bench")).args([APPS, MACHINES]).arg(&work))?;
+    Ok(fs::remove_dir_all(&work)?)
+}
+
+fn build_release(package: &str, example: &str) -> Result<()> {
+    run::succeed(&mut run::cargo(&["build", "--quiet", "--release", "--package", package, "--example", example]))
 }

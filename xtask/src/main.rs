@@ -24,7 +24,11 @@ enum Chore {
     /// Run every check and test; the last line counts passed, failed and skipped
     Test(test::Options),
     /// Print the promised figures, each beside what it is compared with, in one run (root)
-    Bench,
+    Bench {
+        /// What is measured
+        #[arg(value_enum, default_value = "platform")]
+        what: bench::What,
+    },
     /// Check the rules of the house that a machine can check
     Tidy,
     /// Build examples/hello as a static binary and pack it as an OCI image layout
@@ -37,7 +41,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
-        Chore::Bench => bench::run(),
+        Chore::Bench { what } => bench::run(what),
         Chore::Tidy => tidy::run(),
         Chore::Images => images::make(),
         Chore::Hello => hello::pack().map(|layout| println!("{}", layout.display())),

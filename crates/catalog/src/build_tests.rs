@@ -1,13 +1,15 @@
 //! How rows become one picture, and what is left out of it.
 
+use std::collections::BTreeMap;
+
 use model::{
-    MachineId,
-    machine::{HttpOptions, MachineState, ProxyProtoVersion},
+    Timestamp,
+    machine::{Handler, HttpOptions, MachineState, Port, Protocol, ProxyProtoVersion, Service},
 };
 use proptest::prelude::*;
 
 use super::*;
-use crate::Standing;
+use crate::{HTTP_PORT, Standing, offer::MAX_PORTS_PER_MACHINE};
 
 /// A ready machine of an app, made at this moment, that offers HTTP on the shared ports.
 pub(crate) fn row(app: &str, made_at: u64) -> MachineRoute {
@@ -24,10 +26,14 @@ pub(crate) fn row(app: &str, made_at: u64) -> MachineRoute {
         state: MachineState::Started,
         standing: Standing::Ready,
         host_local: [10, 0, 0, 2].into(),
-        metadata: BTreeMap::new(),
-        services: vec![service(8080, &[(80, &[Handler::Http]), (443, &[Handler::Tls, Handler::Http])])],
+        metadata: Arc::default(),
+        services: offers(service(8080, &[(80, &[Handler::Http]), (443, &[Handler::Tls, Handler::Http])])),
         created_at: Timestamp(made_at),
     }
+}
+
+fn offers(service: Service) -> Arc<Vec<Service>> {
+    Arc::new(vec![service])
 }
 
 fn service(internal_port: u16, ports: &[(u16, &[Handler])]) -> Service {
@@ -40,26 +46,44 @@ fn service(internal_port: u16, ports: &[(u16, &[Handler])]) -> Service {
 }
 
 fn offering(app: &str, made_at: u64, port: u16, handlers: &[Handler]) -> MachineRoute {
-    MachineRoute { services: vec![service(9000, &[(port, handlers)])], ..row(app, made_at) }
+    MachineRoute { services: offers(service(9000, &[(port, handlers)])), ..row(app, made_at) }
 }
 
-fn reasons(snapshot: &Snapshot) -> Vec<&str> {
-    snapshot.quarantined.iter().map(|left_out| left_out.reason.as_str()).collect()
+fn reasons(snapshot: &Snapshot) -> Vec<String> {
+    snapshot.quarantined().into_iter().map(|left_out| left_out.reason).collect()
+}
+
+/// Whether two pictures say the same.
+pub(crate) fn same(one: &Snapshot, other: &Snapshot) -> bool {
+    same_routes(one, other) && one.quarantined() == other.quarantined()
+}
+
+/// The same, whatever was left out of them.
+pub(crate) fn same_routes(one: &Snapshot, other: &Snapshot) -> bool {
+    let apps = |it: &Snapshot| it.apps.iter().map(|app| (app.name.clone(), app.clone())).collect::<BTreeMap<_, _>>();
+    let rest = |it: &Snapshot| (it.doors.clone(), it.datagrams.clone(), it.passthrough);
+    apps(one) == apps(other) && rest(one) == rest(other)
+}
+
+fn edit(row: &mut MachineRoute, change: impl FnOnce(&mut Service)) {
+    change(&mut Arc::make_mut(&mut row.services)[0]);
 }
 
 #[test]
 fn every_machine_with_a_port_stands_behind_it_and_the_newest_version_says_how() {
     let old = row("shop", 1);
     let mut new = row("shop", 2);
-    new.services[0].ports[0].force_https = true;
-    new.services[0].ports[1].http_options = Some(HttpOptions { h2_backend: true, ..HttpOptions::default() });
+    edit(&mut new, |service| {
+        service.ports[0].force_https = true;
+        service.ports[1].http_options = Some(HttpOptions { h2_backend: true, ..HttpOptions::default() });
+    });
     let snapshot = Snapshot::of_rows(3, [new, old]);
     let shop = snapshot.app("shop").unwrap();
     assert!(shop.ports[&80].options.force_https);
     assert_eq!(shop.ports[&443].handling, Handling::TlsHttp);
     assert_eq!(shop.ports[&443].backends.iter().map(|backend| backend.h2).collect::<Vec<_>>(), [false, true]);
     assert_eq!(shop.ports[&80].backends[0].soft_limit, 20);
-    assert!(snapshot.doors.is_empty() && snapshot.quarantined.is_empty());
+    assert!(snapshot.doors.is_empty() && snapshot.quarantined().is_empty());
 }
 
 #[test]
@@ -69,7 +93,7 @@ fn of_two_apps_that_want_one_raw_port_the_older_keeps_it() {
     assert_eq!(snapshot.doors[&5432], Door::Raw("early".parse().unwrap()));
     let late = snapshot.app("late").unwrap();
     assert_eq!(late.ports.keys().copied().collect::<Vec<_>>(), [80, 443], "the rest of the app stands");
-    assert_eq!(snapshot.quarantined[0].app.as_ref().unwrap().as_str(), "late");
+    assert_eq!(snapshot.quarantined()[0].app.as_ref().unwrap().as_str(), "late");
 }
 
 #[test]
@@ -77,7 +101,7 @@ fn apps_share_a_port_that_names_its_app() {
     let rows = [offering("a", 1, 5433, &[Handler::Tls]), offering("b", 2, 5433, &[Handler::Tls, Handler::Http])];
     let snapshot = Snapshot::of_rows(1, rows);
     assert_eq!(snapshot.doors[&5433], Door::Tls);
-    assert!(snapshot.apps.values().all(|app| app.ports.contains_key(&5433)));
+    assert!(snapshot.apps.iter().all(|app| app.ports.contains_key(&5433)));
 }
 
 #[test]
@@ -106,7 +130,7 @@ fn proxy_proto_goes_with_whatever_passes_bytes() {
 fn udp_and_tcp_do_not_take_each_others_ports() {
     let udp = |app, made_at, port, handlers| {
         let mut row = offering(app, made_at, port, handlers);
-        row.services[0].protocol = Protocol::Udp;
+        edit(&mut row, |service| service.protocol = Protocol::Udp);
         row
     };
     let rows = [udp("dns", 1, 53, &[]), offering("web", 2, 53, &[]), udp("late", 3, 53, &[])];
@@ -116,7 +140,7 @@ fn udp_and_tcp_do_not_take_each_others_ports() {
     assert!(snapshot.app("late").unwrap().datagrams.is_empty());
     assert!(reasons(&snapshot)[0].contains("UDP port 53 belongs to another app"));
     for (port, handlers) in [(443, &[][..]), (53, &[Handler::Tls])] {
-        assert_eq!(Snapshot::of_rows(1, [udp("a", 1, port, handlers)]).quarantined.len(), 1);
+        assert_eq!(Snapshot::of_rows(1, [udp("a", 1, port, handlers)]).quarantined().len(), 1);
     }
 }
 
@@ -132,7 +156,7 @@ fn what_a_port_cannot_do_is_said() {
     ] {
         let snapshot = Snapshot::of_rows(1, [offering("a", 1, port, handlers)]);
         assert!(snapshot.app("a").unwrap().ports.is_empty(), "{port} {handlers:?}");
-        assert_eq!(snapshot.quarantined.len(), 1, "{port} {handlers:?}");
+        assert_eq!(snapshot.quarantined().len(), 1, "{port} {handlers:?}");
     }
 }
 
@@ -150,24 +174,24 @@ fn an_address_that_is_no_machines_takes_only_its_row() {
     let wrong_v6 = MachineRoute { private: "fd00::1".parse().unwrap(), ..row("b", 2) };
     let snapshot = Snapshot::of_rows(1, [wrong_v4, wrong_v6, row("c", 3)]);
     assert_eq!(snapshot.apps.len(), 1);
-    assert_eq!(snapshot.quarantined.len(), 2);
+    assert_eq!(snapshot.quarantined().len(), 2);
 }
 
 #[test]
 fn a_range_counts_port_by_port_up_to_a_bound() {
     let mut wide = row("a", 1);
     let range = |start, end| Port { start_port: Some(start), end_port: Some(end), ..Port::default() };
-    wide.services[0].ports = vec![range(6000, 6003), range(9, 8), range(10000, 65535)];
+    edit(&mut wide, |service| service.ports = vec![range(6000, 6003), range(9, 8), range(10000, 65535)]);
     let snapshot = Snapshot::of_rows(1, [wide]);
     assert_eq!(snapshot.doors.len(), MAX_PORTS_PER_MACHINE);
     assert!((6000..=6003).all(|port| snapshot.doors.contains_key(&port)));
     let ports = &snapshot.app("a").unwrap().ports;
     assert!(Arc::ptr_eq(&ports[&10_000], &ports[&10_100]), "a range is kept once");
     assert!(!Arc::ptr_eq(&ports[&6003], &ports[&10_000]));
-    assert_eq!(snapshot.quarantined.len(), 2);
+    assert_eq!(snapshot.quarantined().len(), 2);
 }
 
-fn any_row() -> impl Strategy<Value = MachineRoute> {
+pub(crate) fn any_row() -> impl Strategy<Value = MachineRoute> {
     let handlers = prop::collection::vec(
         prop::sample::select(vec![Handler::Http, Handler::Tls, Handler::PgTls, Handler::ProxyProto]),
         0..3,
@@ -178,7 +202,7 @@ fn any_row() -> impl Strategy<Value = MachineRoute> {
             let ports: Vec<(u16, &[Handler])> = ports.iter().map(|(port, list)| (*port, list.as_slice())).collect();
             let org = if own { "personal" } else { "other" };
             MachineRoute {
-                services: vec![service(internal_port, &ports)],
+                services: offers(service(internal_port, &ports)),
                 org: org.parse().unwrap(),
                 ..row(app, made_at)
             }
@@ -200,15 +224,14 @@ proptest! {
             shuffled.rotate_left(middle);
         }
         let (one, other) = (Snapshot::of_rows(1, rows), Snapshot::of_rows(1, shuffled));
-        prop_assert!(one.same_rows(&other));
-        prop_assert_eq!(one.doors, other.doors);
+        prop_assert!(same(&one, &other));
     }
 
     #[test]
     fn what_is_offered_has_a_door_and_no_row_is_lost_unsaid(rows in prop::collection::vec(any_row(), 0..12)) {
         let rows = by_id(rows);
         let snapshot = Snapshot::of_rows(1, rows.clone());
-        for app in snapshot.apps.values() {
+        for app in snapshot.apps.iter() {
             for (port, route) in &app.ports {
                 let door = match *port {
                     HTTP_PORT => &Door::Http,
@@ -226,7 +249,7 @@ proptest! {
                 prop_assert!(!route.backends.is_empty());
             }
         }
-        let told: BTreeSet<_> = snapshot.quarantined.iter().filter_map(|left_out| left_out.machine.clone()).collect();
+        let told: BTreeSet<_> = snapshot.quarantined().into_iter().filter_map(|left_out| left_out.machine).collect();
         for row in rows {
             let kept = snapshot.machines().any(|machine| **machine == row);
             prop_assert!(kept || told.contains(&row.id));
@@ -234,11 +257,54 @@ proptest! {
     }
 
     #[test]
-    fn what_is_saved_reads_back(rows in prop::collection::vec(any_row(), 0..12)) {
-        let snapshot = Snapshot::of_rows(9, by_id(rows));
-        let again = crate::disk::decode(&crate::disk::encode(&snapshot)).unwrap();
-        prop_assert_eq!(again.machines().count(), snapshot.machines().count());
-        prop_assert_eq!(&again.doors, &snapshot.doors);
-        prop_assert_eq!(again.generation, 9);
+    fn however_a_picture_came_about_it_is_the_one_its_rows_give(
+        changes in prop::collection::vec((any_row(), prop::bool::weighted(0.7), prop::bool::weighted(0.4)), 0..40),
+    ) {
+        let (mut builder, mut rows) = (Builder::default(), BTreeMap::new());
+        let mut kept = Vec::new();
+        for (row, stays, shown) in changes {
+            if stays {
+                rows.insert(row.id.clone(), row.clone());
+                builder.put(row);
+            } else {
+                rows.remove(&row.id);
+                builder.remove(&row.id);
+            }
+            if shown {
+                let picture = builder.publish(1);
+                let whole = Snapshot::of_rows(1, rows.values().cloned());
+                prop_assert!(same(&picture, &whole), "{picture:#?} is not {whole:#?}");
+                kept.push((picture, whole));
+            }
+        }
+        for (picture, whole) in &kept {
+            prop_assert!(same(picture, whole), "an older picture has changed");
+        }
     }
+
+    #[test]
+    fn what_a_row_does_not_touch_is_shared(rows in prop::collection::vec(any_row(), 0..12), one in any_row()) {
+        let mut builder = Builder::default();
+        rows.into_iter().for_each(|row| builder.put(row));
+        let before = builder.publish(1);
+        let doors = before.doors.clone();
+        let name = one.app.clone();
+        let came_from = builder.rows.get(one.id.as_str()).map(|row| row.app.clone());
+        builder.put(one);
+        let now = builder.publish(2);
+        for change in now.apps.changes(&before.apps) {
+            let (crate::Change::Came(app) | crate::Change::Became { now: app, .. } | crate::Change::Went(app)) = change;
+            let own = app.name == name || Some(&app.name) == came_from.as_ref();
+            prop_assert!(own || doors != now.doors, "{} has nothing to do with it", app.name);
+        }
+    }
+}
+
+#[test]
+fn machines_that_offer_the_same_keep_it_once() {
+    let snapshot = Snapshot::of_rows(1, [row("shop", 1), row("shop", 2), offering("shop", 3, 5432, &[])]);
+    let machines = &snapshot.app("shop").unwrap().machines;
+    assert!(Arc::ptr_eq(&machines[0].services, &machines[1].services));
+    assert!(Arc::ptr_eq(&machines[0].metadata, &machines[2].metadata));
+    assert!(!Arc::ptr_eq(&machines[0].services, &machines[2].services));
 }

@@ -1,13 +1,35 @@
-//! The last good picture on the disk: rows and their generation as JSON. What cannot be read of it is left out row by
-//! row; a file that cannot be read at all counts as absent, since the node will speak soon.
+//! The last good picture on the disk: JSON, one document a line.
+//!
+//! ```text
+//!  {"row":{…}}         a machine
+//!  {"gone":"0123…"}    a machine that is no more
+//!  {"generation":7}    all above counts
+//! ```
+//!
+//! What changes is appended; once that weighs more than what stood there at first, the file is written anew. So saving
+//! costs what has changed. A line that cannot be read is left out and takes no other with it; an end without its
+//! generation was cut off by a crash and does not count; a file without any counts as absent, since the node will speak
+//! soon.
 
-use std::{io, path::PathBuf};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use model::MachineId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use thiserror::Error;
 
-use crate::{MachineRoute, Quarantined, Snapshot};
+use crate::{AppRoute, Change, MachineRoute, Quarantined, Snapshot, build::Builder};
+
+/// So many bytes may be appended before the file is written anew, however small it was.
+const SLACK_BYTES: u64 = 64 * 1024;
+/// How a line begins that says that all above counts.
+const COMMIT: &[u8] = b"{\"generation\":";
 
 /// Why the catalog could not be kept.
 #[derive(Debug, Error)]
@@ -22,62 +44,179 @@ pub enum CatalogError {
     },
 }
 
-/// The file as written.
+/// A line as written.
 #[derive(Serialize)]
-struct Written<'a> {
-    generation: u64,
-    machines: Vec<&'a MachineRoute>,
+#[serde(rename_all = "snake_case")]
+enum Written<'a> {
+    Row(&'a MachineRoute),
+    Gone(&'a MachineId),
+    Generation(u64),
 }
 
-/// The file as read: each row by itself.
+/// A line as read.
 #[derive(Deserialize)]
-struct Read {
-    generation: u64,
-    machines: Vec<Value>,
+#[serde(rename_all = "snake_case")]
+enum Line {
+    Row(MachineRoute),
+    Gone(MachineId),
+    Generation(u64),
 }
 
-/// The rows of a picture as they go to the disk.
-pub(crate) fn encode(snapshot: &Snapshot) -> Vec<u8> {
-    let mut machines: Vec<&MachineRoute> = snapshot.machines().map(AsRef::as_ref).collect();
-    machines.sort_by(|a, b| a.id.cmp(&b.id));
-    let written = Written { generation: snapshot.generation, machines };
-    serde_json::to_vec(&written).expect("a row is plain data with text keys")
+/// The file.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    path: PathBuf,
+    /// What it says.
+    saved: Option<Snapshot>,
+    /// How long it is, as far as it counts.
+    bytes: u64,
+    /// How long it was when it was written whole.
+    whole_bytes: u64,
 }
 
-/// The picture that lies on the disk, as far as it can be read.
-pub(crate) fn decode(bytes: &[u8]) -> Result<Snapshot, serde_json::Error> {
-    let file: Read = serde_json::from_slice(bytes)?;
-    let mut unreadable = Vec::new();
-    let rows: Vec<MachineRoute> = file.machines.into_iter().filter_map(|row| read_row(row, &mut unreadable)).collect();
-    let mut snapshot = Snapshot::of_rows(file.generation, rows);
-    snapshot.quarantined.extend(unreadable);
-    Ok(snapshot)
+impl Disk {
+    /// Reads the file into `builder` and gives the picture that it held, or an empty one, with the reason told.
+    pub fn open(path: PathBuf, builder: &mut Builder) -> (Self, Snapshot) {
+        let read = File::open(&path).and_then(|mut file| read(&mut file, builder));
+        let bytes = read.unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!("{} cannot be read and is made anew: {error}", path.display());
+            }
+            Default::default()
+        });
+        let snapshot = builder.publish(bytes.1);
+        let saved = (bytes.0 > 0).then(|| snapshot.clone());
+        (Self { path, saved, bytes: bytes.0, whole_bytes: bytes.0 }, snapshot)
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the file say what a picture says. Blocks on the disk.
+    pub fn save(&mut self, now: &Snapshot) -> Result<(), CatalogError> {
+        let short = self.bytes <= self.whole_bytes * 2 + SLACK_BYTES;
+        let saved = match self.saved.as_ref().filter(|_| short) {
+            Some(saved) => {
+                let lines = changes(saved, now);
+                if lines.is_empty() { Ok(()) } else { self.append(&lines) }
+            }
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let gone =
+            |error: io::Error| if error.kind() == io::ErrorKind::NotFound { self.write(now) } else { Err(error) };
+        let saved = saved.or_else(gone);
+        saved.map_err(|source| CatalogError::Save { path: self.path.clone(), source })?;
+        self.saved = Some(now.clone());
+        Ok(())
+    }
+
+    /// Puts lines behind those that count.
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).open(&self.path)?;
+        file.set_len(self.bytes)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(lines)?;
+        file.sync_data()?;
+        self.bytes += lines.len() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, now: &Snapshot) -> io::Result<()> {
+        let mut bytes = 0;
+        kit::durable::write_with(&self.path, 0o600, |file| {
+            let rows = now.machines().map(|machine| Written::Row(machine));
+            for line in rows.chain([Written::Generation(now.generation)]) {
+                let mut text = Vec::new();
+                put(&mut text, &line);
+                bytes += text.len() as u64;
+                file.write_all(&text)?;
+            }
+            Ok(())
+        })?;
+        (self.bytes, self.whole_bytes) = (bytes, bytes);
+        Ok(())
+    }
 }
 
-fn read_row(row: Value, unreadable: &mut Vec<Quarantined>) -> Option<MachineRoute> {
-    let word = |key: &str| row.get(key).and_then(Value::as_str).map(str::to_owned);
+fn put(lines: &mut Vec<u8>, line: &Written<'_>) {
+    serde_json::to_writer(&mut *lines, line).expect("a row is plain data with text keys");
+    lines.push(b'\n');
+}
+
+/// What leads from one picture to another, as lines; nothing if no row differs.
+fn changes(before: &Snapshot, now: &Snapshot) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for change in now.apps.changes(&before.apps) {
+        match change {
+            Change::Came(app) => app.machines.iter().for_each(|machine| put(&mut lines, &Written::Row(machine))),
+            Change::Went(app) => app.machines.iter().for_each(|machine| put(&mut lines, &Written::Gone(&machine.id))),
+            Change::Became { before, now } => app_changes(before, now, &mut lines),
+        }
+    }
+    if !lines.is_empty() {
+        put(&mut lines, &Written::Generation(now.generation));
+    }
+    lines
+}
+
+fn app_changes(before: &AppRoute, now: &AppRoute, lines: &mut Vec<u8>) {
+    let mut left: HashMap<&MachineId, &Arc<MachineRoute>> = before.machines.iter().map(|it| (&it.id, it)).collect();
+    for machine in &now.machines {
+        if !left.remove(&machine.id).is_some_and(|before| Arc::ptr_eq(before, machine)) {
+            put(lines, &Written::Row(machine));
+        }
+    }
+    left.into_keys().for_each(|id| put(lines, &Written::Gone(id)));
+}
+
+/// Reads what counts of a file. Tells how many bytes that is, and of which generation.
+fn read(file: &mut (impl Read + Seek), builder: &mut Builder) -> io::Result<(u64, u64)> {
+    let bytes = committed(&mut *file)?;
+    if bytes == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds no picture that is whole"));
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let (mut unreadable, mut generation) = (BTreeSet::new(), 0);
+    for line in BufReader::new(file.take(bytes)).split(b'\n') {
+        let line = line?;
+        match serde_json::from_slice(&line) {
+            Ok(Line::Row(row)) => builder.put(row),
+            Ok(Line::Gone(id)) => builder.remove(&id),
+            Ok(Line::Generation(number)) => generation = number,
+            Err(error) => {
+                unreadable.insert(quarantined(&line, &error));
+            }
+        }
+    }
+    builder.unreadable(unreadable);
+    Ok((bytes, generation))
+}
+
+/// The end of the last line that says that all above counts.
+fn committed(file: impl Read) -> io::Result<u64> {
+    let (mut file, mut line, mut at, mut committed) = (BufReader::new(file), Vec::new(), 0, 0);
+    loop {
+        line.clear();
+        let length = file.read_until(b'\n', &mut line)? as u64;
+        if length == 0 {
+            return Ok(committed);
+        }
+        at += length;
+        if line.starts_with(COMMIT) && line.ends_with(b"\n") {
+            committed = at;
+        }
+    }
+}
+
+fn quarantined(line: &[u8], error: &serde_json::Error) -> Quarantined {
+    let row = serde_json::from_slice::<Value>(line).unwrap_or_default();
+    let word = |key: &str| row.get("row")?.get(key)?.as_str().map(str::to_owned);
     let (app, machine) = (word("app").and_then(|app| app.parse().ok()), word("id").and_then(|id| id.parse().ok()));
-    serde_json::from_value(row)
-        .map_err(|error| {
-            unreadable.push(Quarantined { app, machine, reason: format!("its row cannot be read: {error}") })
-        })
-        .ok()
+    Quarantined { app, machine, reason: format!("its row cannot be read: {error}") }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_row_that_cannot_be_read_takes_no_other_with_it() {
-        let good = crate::build::tests::row("shop", 1);
-        let mut poisoned = serde_json::to_value(&good).unwrap();
-        poisoned["id"] = "not a machine id".into();
-        let file = serde_json::json!({"generation": 7, "machines": [poisoned, good]});
-        let snapshot = decode(file.to_string().as_bytes()).unwrap();
-        assert_eq!(snapshot.generation, 7);
-        assert_eq!(snapshot.machines().count(), 1);
-        assert_eq!(snapshot.quarantined.len(), 1);
-        assert_eq!(snapshot.quarantined[0].app.as_ref().unwrap().as_str(), "shop");
-    }
-}
+#[path = "disk_tests.rs"]
+mod tests;

@@ -4,22 +4,28 @@
 //!  node ── NodeView ──▶ Publisher ── Snapshot ──▶ Reader (edge, names, …)
 //!                          │  ▲
 //!                          ▼  │ at start
-//!                     catalog.json
+//!                     catalog.jsonl
 //! ```
 //!
 //! A [`Snapshot`] is an immutable value, numbered by the generation of the node's view that it was made from, and
-//! swapped whole: a reader takes the one of this moment without a lock and keeps it as long as it likes. Building it
-//! is a pure function ([`Snapshot::of_view`]). A row that cannot be read or contradicts an older one is left out and
-//! reported ([`Quarantined`]); it never takes another row with it. The last good picture lies on the disk, so that
-//! traffic flows after a restart before the node has spoken.
+//! swapped whole: a reader takes the one of this moment without a lock and keeps it as long as it likes. One shares with
+//! the next what has not changed ([`Table`]), so that a change costs what it changes, and whoever follows looks only at
+//! what differs ([`Table::changes`]). A row that cannot be read or contradicts an older one is left out and reported
+//! ([`Quarantined`]); it never takes another row with it. The last good picture lies on the disk, so that traffic flows
+//! after a restart before the node has spoken.
 
+mod app;
 mod build;
 mod disk;
+mod offer;
+mod ports;
 mod publish;
 mod row;
 mod snapshot;
+mod table;
 
 pub use disk::CatalogError;
-pub use publish::{Publisher, Reader};
+pub use publish::{Publisher, Reader, RowChange};
 pub use row::{MachineRoute, Standing};
 pub use snapshot::{AppRoute, Backend, Door, HTTP_PORT, HTTPS_PORT, Handling, PortRoute, Quarantined, Snapshot};
+pub use table::{Change, Named, Table};

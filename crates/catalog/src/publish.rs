@@ -1,23 +1,20 @@
 //! One writer, many readers.
 
 use std::{
-    collections::BTreeSet,
-    fs, io,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use api::internal::NodeView;
 use arc_swap::ArcSwap;
 use kit::report::Report;
+use model::{MachineId, machine::Observed};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{CatalogError, Quarantined, Snapshot, disk};
+use crate::{CatalogError, Change, MachineRoute, Snapshot, build::Builder, disk::Disk};
 
 /// How long changes gather before they are saved.
 const SAVE_AFTER: Duration = Duration::from_millis(200);
@@ -45,31 +42,48 @@ impl Reader {
 
 /// Makes the pictures, and keeps the last good one on the disk.
 pub struct Publisher {
-    path: PathBuf,
     current: Arc<ArcSwap<Snapshot>>,
     generation: watch::Sender<u64>,
-    /// The picture comes from a node of this life, not from the disk.
-    live: AtomicBool,
-    /// The rows differ from those on the disk; cleared before they are encoded, so that none is missed.
-    unsaved: AtomicBool,
+    writer: Mutex<Writer>,
     /// Held while the file is written: whoever saves next waits for it.
-    saving: Mutex<()>,
-    /// What has been reported already.
-    reported: Mutex<BTreeSet<Quarantined>>,
+    disk: Mutex<Option<Disk>>,
+}
+
+/// What pictures are made from.
+struct Writer {
+    builder: Builder,
+    /// What the node that lives now has said, if it has.
+    said: Option<BTreeMap<MachineId, Arc<Observed>>>,
+}
+
+/// What is new of one machine.
+#[derive(Debug, Clone)]
+pub enum RowChange {
+    /// It is there, and so it stands.
+    Put(Box<MachineRoute>),
+    /// It is no more.
+    Remove(MachineId),
 }
 
 impl Publisher {
     /// Opens the catalog kept in `path` and publishes the last good picture; an empty one if there is none.
     pub fn open(path: PathBuf) -> Self {
-        let snapshot = last_good(&path);
+        let mut builder = Builder::default();
+        let (disk, snapshot) = Disk::open(path, &mut builder);
+        Self::new(builder, Some(disk), snapshot)
+    }
+
+    /// An empty catalog that is kept nowhere.
+    pub fn in_memory() -> Self {
+        Self::new(Builder::default(), None, Snapshot::default())
+    }
+
+    fn new(builder: Builder, disk: Option<Disk>, snapshot: Snapshot) -> Self {
         let publisher = Self {
-            path,
+            current: Arc::default(),
             generation: watch::Sender::new(snapshot.generation),
-            current: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
-            live: AtomicBool::new(false),
-            unsaved: AtomicBool::new(false),
-            saving: Mutex::default(),
-            reported: Mutex::default(),
+            writer: Mutex::new(Writer { builder, said: None }),
+            disk: Mutex::new(disk),
         };
         publisher.swap(snapshot);
         publisher
@@ -82,36 +96,42 @@ impl Publisher {
 
     /// Publishes the picture of a view. A view older than one published before in this life changes nothing.
     pub fn apply(&self, view: &NodeView) {
-        let before = self.current.load_full();
-        if self.live.swap(true, Ordering::Relaxed) && view.generation < before.generation {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if writer.said.is_some() && view.generation < self.current.load().generation {
             return;
         }
-        let snapshot = Snapshot::of_view(view);
-        if !snapshot.same_rows(&before) {
-            self.unsaved.store(true, Ordering::Relaxed);
+        writer.hear(view);
+        self.swap(writer.builder.publish(view.generation));
+    }
+
+    /// Publishes the picture that these changes make of the one before. It costs what the apps have that change.
+    pub fn change(&self, generation: u64, changes: impl IntoIterator<Item = RowChange>) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        for change in changes {
+            match change {
+                RowChange::Put(row) => writer.builder.put(*row),
+                RowChange::Remove(id) => writer.builder.remove(&id),
+            }
         }
-        self.swap(snapshot);
+        self.swap(writer.builder.publish(generation));
     }
 
     /// Publishes the picture that another process keeps in the same place now.
     pub fn reload(&self) {
-        let snapshot = last_good(&self.path);
-        if !snapshot.same_rows(&self.current.load()) {
-            self.swap(snapshot);
-        }
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(path) = disk.as_ref().map(|disk| disk.path().to_owned()) else { return };
+        let mut read = Builder::default();
+        let (fresh, there) = Disk::open(path, &mut read);
+        *disk = Some(fresh);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        writer.builder.become_like(&read);
+        self.swap(writer.builder.publish(there.generation));
     }
 
     /// Saves the picture if its rows have changed since it was last saved. Blocks on the disk.
     pub fn save(&self) -> Result<(), CatalogError> {
-        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.unsaved.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        let content = disk::encode(&self.current.load());
-        kit::durable::write(&self.path, &content, 0o600).map_err(|source| {
-            self.unsaved.store(true, Ordering::Relaxed);
-            CatalogError::Save { path: self.path.clone(), source }
-        })
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.as_mut().map_or(Ok(()), |disk| disk.save(&self.current.load_full()))
     }
 
     /// Publishes every view of a node and saves what has changed, until `stop` or until the node is gone. Saving goes
@@ -162,34 +182,48 @@ impl Publisher {
     }
 
     fn swap(&self, snapshot: Snapshot) {
-        self.report(&snapshot.quarantined);
-        let generation = snapshot.generation;
-        self.current.store(Arc::new(snapshot));
+        let (generation, snapshot) = (snapshot.generation, Arc::new(snapshot));
+        report(&self.current.swap(snapshot.clone()), &snapshot);
         self.generation.send_replace(generation);
-    }
-
-    /// Reports what is newly left out.
-    fn report(&self, quarantined: &[Quarantined]) {
-        let now: BTreeSet<Quarantined> = quarantined.iter().cloned().collect();
-        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
-        for Quarantined { app, machine, reason } in now.difference(&reported) {
-            let name = |name: Option<String>| name.unwrap_or_else(|| "?".into());
-            let (app, machine) = (name(app.clone().map(String::from)), name(machine.clone().map(String::from)));
-            tracing::warn!(app, machine, "left out of the catalog: {reason}");
-        }
-        *reported = now;
     }
 }
 
-/// The picture on the disk, or an empty one, with the reason told.
-fn last_good(path: &Path) -> Snapshot {
-    let read = fs::read(path).and_then(|bytes| disk::decode(&bytes).map_err(io::Error::from));
-    read.unwrap_or_else(|error| {
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!("{} cannot be read and is made anew: {error}", path.display());
+impl Writer {
+    /// Takes in what is new in a view. The node that lives now is right about itself: what the disk knew beside its first
+    /// view is no more.
+    fn hear(&mut self, view: &NodeView) {
+        let said = self.said.take().unwrap_or_else(|| {
+            self.builder.unreadable(Default::default());
+            self.builder.keep(|row| view.machines.contains_key(&row.id));
+            BTreeMap::new()
+        });
+        let same = |(id, now): &(&MachineId, &Arc<Observed>)| said.get(*id).is_some_and(|it| Arc::ptr_eq(it, now));
+        for (id, observed) in view.machines.iter().filter(|it| !same(it)) {
+            match MachineRoute::of(observed) {
+                Some(row) => self.builder.put(row),
+                None => self.builder.remove(id),
+            }
         }
-        Snapshot::default()
-    })
+        said.keys().filter(|id| !view.machines.contains_key(*id)).for_each(|id| self.builder.remove(id));
+        self.said = Some(view.machines.clone());
+    }
+}
+
+/// Reports what is newly left out.
+fn report(before: &Snapshot, now: &Snapshot) {
+    for change in now.left_out.changes(&before.left_out) {
+        let (before, now) = match change {
+            Change::Came(now) => (None, now),
+            Change::Became { before, now } => (Some(before), now),
+            Change::Went(_) => continue,
+        };
+        for left_out in now.what.iter().filter(|it| !before.is_some_and(|before| before.what.contains(it))) {
+            let name = |name: Option<String>| name.unwrap_or_else(|| "?".into());
+            let app = name(left_out.app.clone().map(String::from));
+            let machine = name(left_out.machine.clone().map(String::from));
+            tracing::warn!(app, machine, "left out of the catalog: {}", left_out.reason);
+        }
+    }
 }
 
 #[cfg(test)]

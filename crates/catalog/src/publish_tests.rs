@@ -1,6 +1,6 @@
 //! Standing, publishing, and the last good picture on the disk.
 
-use std::collections::BTreeMap;
+use std::fs;
 
 use model::{
     Addresses, Digest, ImageSpec, MachineId, Timestamp,
@@ -102,7 +102,7 @@ fn a_machine_that_is_gone_has_no_row() {
 #[test]
 fn a_picture_outlives_its_process() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("catalog.json");
+    let path = directory.path().join("catalog.jsonl");
     let publisher = Publisher::open(path.clone());
     assert_eq!(publisher.reader().load().apps.len(), 0);
     publisher.apply(&view(4, [observed(1), observed(2)]));
@@ -117,7 +117,7 @@ fn a_picture_outlives_its_process() {
 #[test]
 fn an_older_view_changes_nothing_but_the_first_live_one_counts() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("catalog.json");
+    let path = directory.path().join("catalog.jsonl");
     let publisher = Publisher::open(path.clone());
     publisher.apply(&view(9, [observed(1)]));
     publisher.apply(&view(8, []));
@@ -130,9 +130,28 @@ fn an_older_view_changes_nothing_but_the_first_live_one_counts() {
 }
 
 #[test]
+fn what_another_process_keeps_is_taken_over_and_what_is_the_same_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("catalog.jsonl");
+    let (one, other) = (Publisher::open(path.clone()), Publisher::open(path));
+    one.apply(&view(1, [observed(1)]));
+    one.save().unwrap();
+    other.reload();
+    let first = other.reader().load();
+    other.reload();
+    assert!(Arc::ptr_eq(first.app("shop").unwrap(), other.reader().load().app("shop").unwrap()));
+    one.apply(&view(2, [observed(2)]));
+    one.save().unwrap();
+    other.reload();
+    let now = other.reader().load();
+    assert_eq!((now.generation, now.machines().count()), (2, 1));
+    assert_eq!(now.machines().next().unwrap().id, observed(2).spec.id);
+}
+
+#[test]
 fn a_file_that_cannot_be_read_counts_as_absent() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("catalog.json");
+    let path = directory.path().join("catalog.jsonl");
     fs::write(&path, b"{\"generation\": 1, \"mach").unwrap();
     assert_eq!(Publisher::open(path).reader().load().apps.len(), 0);
 }
@@ -140,18 +159,18 @@ fn a_file_that_cannot_be_read_counts_as_absent() {
 #[test]
 fn a_disk_that_refuses_is_tried_again() {
     let directory = tempfile::tempdir().unwrap();
-    let publisher = Publisher::open(directory.path().join("missing/catalog.json"));
+    let publisher = Publisher::open(directory.path().join("missing/catalog.jsonl"));
     publisher.apply(&view(1, [observed(1)]));
     assert!(publisher.save().is_err());
     fs::create_dir(directory.path().join("missing")).unwrap();
     publisher.save().unwrap();
-    assert!(directory.path().join("missing/catalog.json").exists());
+    assert!(directory.path().join("missing/catalog.jsonl").exists());
 }
 
 #[tokio::test]
 async fn following_a_node_publishes_each_view_and_saves_the_last() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("catalog.json");
+    let path = directory.path().join("catalog.jsonl");
     let publisher = Arc::new(Publisher::open(path.clone()));
     let (node, views) = watch::channel(Arc::new(view(1, [observed(1)])));
     let mut generations = publisher.reader().changed();

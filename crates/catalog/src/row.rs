@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use model::{
@@ -10,6 +11,8 @@ use model::{
     machine::{CheckState, MachineState, Observed, Service},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::Named;
 
 /// Whether a machine takes traffic, and if not, whether it may soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +59,18 @@ pub struct MachineRoute {
     pub host_local: Ipv4Addr,
     /// The stable address in its network.
     pub private: Ipv6Addr,
-    /// Its labels.
-    pub metadata: BTreeMap<String, String>,
-    /// What it offers to the outside.
-    pub services: Vec<Service>,
+    /// Its labels; machines of an app that have the same share them.
+    pub metadata: Arc<BTreeMap<String, String>>,
+    /// What it offers to the outside; machines of an app that offer the same share it.
+    pub services: Arc<Vec<Service>>,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl Named for MachineRoute {
+    fn name(&self) -> &str {
+        self.id.as_str()
+    }
 }
 
 impl MachineRoute {
@@ -80,8 +89,8 @@ impl MachineRoute {
             standing: standing(observed),
             host_local: observed.addresses.host_local,
             private: observed.addresses.private,
-            metadata: spec.config.metadata.clone(),
-            services: spec.config.services.clone(),
+            metadata: Arc::new(spec.config.metadata.clone()),
+            services: Arc::new(spec.config.services.clone()),
             created_at: observed.created_at,
         })
     }

@@ -1,7 +1,7 @@
 //! The picture of one moment.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -10,28 +10,43 @@ use model::{
     machine::{ConcurrencyKind, Handler, Port, ProxyProtoVersion},
 };
 
-use crate::MachineRoute;
+use crate::{MachineRoute, Named, Table};
 
 /// The public port that every app shares for plain HTTP, routed by host name.
 pub const HTTP_PORT: u16 = 80;
 /// The public port that every app shares for TLS, routed by server name.
 pub const HTTPS_PORT: u16 = 443;
 
-/// Who runs where, at one moment. Immutable.
+/// Who runs where, at one moment. Immutable, and cheap to keep beside the next: what they have in common is shared.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
     /// The generation of the node's view that it was made from.
     pub generation: u64,
     /// The apps that have machines.
-    pub apps: HashMap<AppName, Arc<AppRoute>>,
+    pub apps: Table<AppRoute>,
     /// What is listened for on each public port but [`HTTP_PORT`] and [`HTTPS_PORT`], which are always open.
-    pub doors: BTreeMap<u16, Door>,
+    pub doors: Arc<BTreeMap<u16, Door>>,
     /// Whose datagrams come to each public UDP port.
-    pub datagrams: BTreeMap<u16, AppName>,
+    pub datagrams: Arc<BTreeMap<u16, AppName>>,
     /// Some app ends TLS on [`HTTPS_PORT`] by itself, so that handshakes there are looked at before they are answered.
     pub passthrough: bool,
-    /// What was left out, and why.
-    pub quarantined: Vec<Quarantined>,
+    /// What was left out, by app.
+    pub(crate) left_out: Table<LeftOut>,
+}
+
+/// What was left out of one app, or what does not say of which.
+#[derive(Debug)]
+pub(crate) struct LeftOut {
+    /// The app's name, or nothing.
+    pub key: String,
+    /// What.
+    pub what: BTreeSet<Quarantined>,
+}
+
+impl Named for LeftOut {
+    fn name(&self) -> &str {
+        &self.key
+    }
 }
 
 /// How connections to a public port begin.
@@ -48,7 +63,7 @@ pub enum Door {
 }
 
 /// One app.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AppRoute {
     /// Its name.
     pub name: AppName,
@@ -62,6 +77,12 @@ pub struct AppRoute {
     pub ports: BTreeMap<u16, Arc<PortRoute>>,
     /// On which public port it takes datagrams.
     pub datagrams: BTreeMap<u16, Arc<PortRoute>>,
+}
+
+impl Named for AppRoute {
+    fn name(&self) -> &str {
+        self.name.as_str()
+    }
 }
 
 /// What the edge does to a connection to a public port.
@@ -98,7 +119,7 @@ impl std::fmt::Display for Handling {
 }
 
 /// A public port of an app. How it is handled follows the newest version of the configuration that has it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PortRoute {
     /// What is done to a connection.
     pub handling: Handling,
@@ -118,7 +139,7 @@ impl PortRoute {
 }
 
 /// A machine as the target of a public port.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Backend {
     /// The machine.
     pub machine: Arc<MachineRoute>,
@@ -153,13 +174,12 @@ impl Snapshot {
 
     /// Every machine, in no order.
     pub fn machines(&self) -> impl Iterator<Item = &Arc<MachineRoute>> {
-        self.apps.values().flat_map(|app| &app.machines)
+        self.apps.iter().flat_map(|app| &app.machines)
     }
 
-    /// Whether both hold the same rows, so that one can stand for the other.
-    pub fn same_rows(&self, other: &Self) -> bool {
-        self.apps.len() == other.apps.len()
-            && self.quarantined == other.quarantined
-            && self.apps.iter().all(|(name, app)| other.apps.get(name).is_some_and(|it| it.machines == app.machines))
+    /// What was left out, in a fixed order.
+    pub fn quarantined(&self) -> Vec<Quarantined> {
+        let all: BTreeSet<&Quarantined> = self.left_out.iter().flat_map(|app| &app.what).collect();
+        all.into_iter().cloned().collect()
     }
 }

@@ -167,6 +167,7 @@ impl<'a> Search<'a> {
             region: candidate.region,
             near: candidate.near,
             load: candidate.target.load(),
+            share: candidate.target.machine.share(),
             soft_limit: candidate.soft_limit,
             hard_limit: candidate.hard_limit,
             standing: candidate.target.standing(),

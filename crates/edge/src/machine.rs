@@ -5,9 +5,10 @@
 //! to it and nothing can begin.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -28,6 +29,7 @@ use crate::{
     outlier::{self, Health, Standing, Tally},
     replay::{Quota, ReplayCache},
     upstream::Pool,
+    warmup::{self, Warmth},
 };
 
 /// A machine.
@@ -39,8 +41,13 @@ pub struct Machine {
     epoch: AtomicU64,
     under_way: AtomicUsize,
     settled: Notify,
-    closing: watch::Sender<bool>,
+    /// Made for the first connection that asks: most machines have none.
+    closing: OnceLock<watch::Sender<bool>>,
     ready_since: Mutex<Instant>,
+    /// It has become ready a moment ago, so that `ready_since` has to be looked at.
+    warming: AtomicBool,
+    /// Its ports, as long as something is under way to them or may begin.
+    targets: Mutex<Vec<Weak<Target>>>,
     metrics: OnceLock<Box<MachineMetrics>>,
 }
 
@@ -53,8 +60,10 @@ impl Machine {
             epoch: AtomicU64::new(0),
             under_way: AtomicUsize::new(0),
             settled: Notify::new(),
-            closing: watch::Sender::new(false),
+            closing: OnceLock::new(),
             ready_since: Mutex::new(Instant::now()),
+            warming: AtomicBool::new(false),
+            targets: Mutex::default(),
             metrics: OnceLock::new(),
         }
     }
@@ -70,21 +79,46 @@ impl Machine {
     }
 
     /// Lets traffic begin.
-    pub fn open(&self) {
+    pub fn open(&self, warmth: Warmth) {
         if !self.open.load(SeqCst) {
             *self.ready_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-            self.closing.send_replace(false);
+            self.warming.store(warmth == Warmth::Cold, Relaxed);
+            if let Some(closing) = self.closing.get() {
+                closing.send_replace(false);
+            }
             self.open.store(true, SeqCst);
         }
     }
 
-    /// Lets nothing more begin. Tells whether it was open.
-    pub fn close(&self) -> bool {
-        let was_open = self.open.swap(false, SeqCst);
-        if was_open {
+    /// Lets nothing more begin, and gives up connections that lie idle.
+    pub fn close(&self) {
+        if self.open.swap(false, SeqCst) {
             self.epoch.fetch_add(1, SeqCst);
+            let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+            targets.iter().filter_map(Weak::upgrade).for_each(|target| target.pool.clear());
         }
-        was_open
+    }
+
+    /// How much of its share of requests it gets, in percent.
+    pub fn share(&self) -> u8 {
+        if !self.warming.load(Relaxed) {
+            return warmup::WHOLE;
+        }
+        let share = warmup::share(self.ready_for());
+        self.warming.store(share < warmup::WHOLE, Relaxed);
+        share
+    }
+
+    /// The port at this address; made if there is none.
+    pub fn target(&self, address: SocketAddr, make: impl FnOnce() -> Target) -> Arc<Target> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = targets.iter().filter_map(Weak::upgrade).find(|target| target.address == address) {
+            return known;
+        }
+        targets.retain(|target| target.strong_count() > 0);
+        let new = Arc::new(make());
+        targets.push(Arc::downgrade(&new));
+        new
     }
 
     /// Whether traffic may begin.
@@ -109,12 +143,12 @@ impl Machine {
 
     /// Asks long-lived connections that can be ended in good order to end.
     pub fn ask_to_close(&self) {
-        self.closing.send_replace(true);
+        self.closing.get_or_init(watch::Sender::default).send_replace(true);
     }
 
     /// Tells when long-lived connections shall end.
     pub fn closing(&self) -> watch::Receiver<bool> {
-        self.closing.subscribe()
+        self.closing.get_or_init(watch::Sender::default).subscribe()
     }
 
     /// Waits until nothing is under way to it.
@@ -146,6 +180,8 @@ pub struct AppState {
     pub access_allowance: Mutex<Allowance>,
     /// Where its requests were sent that it sent elsewhere.
     pub replays: ReplayCache,
+    /// Who waits for a place, by the port inside the guest.
+    freed: Mutex<BTreeMap<u16, Arc<Notify>>>,
     metrics: OnceLock<Box<AppMetrics>>,
 }
 
@@ -160,8 +196,14 @@ impl AppState {
             allowance: Mutex::new(Allowance::of_refusals()),
             access_allowance: Mutex::new(Allowance::of_access()),
             replays: ReplayCache::new(quota),
+            freed: Mutex::default(),
             metrics: OnceLock::new(),
         }
+    }
+
+    /// Told each time that a place becomes free behind this port inside the guest.
+    pub fn freed(&self, port: u16) -> Arc<Notify> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner).entry(port).or_default().clone()
     }
 
     /// What is counted of it. An app without traffic costs nothing.
@@ -284,7 +326,7 @@ mod tests {
     fn nothing_begins_on_a_closed_machine_or_beyond_its_hard_limit() {
         let target = target();
         assert!(target.lease(None).is_none());
-        target.machine.open();
+        target.machine.open(Warmth::Warm);
         let one = target.lease(Some(1)).unwrap();
         assert!(target.lease(Some(1)).is_none());
         assert_eq!((target.load(), target.machine.under_way()), (1, 1));
@@ -298,7 +340,7 @@ mod tests {
     async fn a_machine_settles_with_its_last_lease() {
         let target = target();
         target.machine.settled().await;
-        target.machine.open();
+        target.machine.open(Warmth::Warm);
         let leases = [target.lease(None).unwrap(), target.lease(None).unwrap()];
         let machine = target.machine.clone();
         let waiting = tokio::spawn(async move { machine.settled().await });

@@ -7,27 +7,27 @@ use std::{
     time::Duration,
 };
 
-use catalog::{AppRoute, MachineRoute, PortRoute, Snapshot, Standing};
+use catalog::{AppRoute, Change, MachineRoute, Named, PortRoute, Snapshot, Standing, Table};
 use model::{AppName, MachineId, Region, Timestamp, machine::ConcurrencyKind};
-use tokio::sync::Notify;
 
 use crate::{
     geography,
     machine::{AppState, Machine, Target},
     replay::Quota,
+    warmup::Warmth,
     wish::Wish,
 };
 
 /// How long a machine that fails its checks, or is kept away from traffic, is still expected to come back.
 const HOPE: Duration = Duration::from_secs(300);
 
-/// What a request is routed by. Immutable.
-#[derive(Default)]
+/// What a request is routed by. Immutable; a clone shares everything.
+#[derive(Clone, Default)]
 pub struct Routing {
     /// The catalog's picture.
     pub snapshot: Arc<Snapshot>,
-    apps: HashMap<AppName, Arc<App>>,
-    machines: HashMap<MachineId, Arc<Machine>>,
+    apps: Table<App>,
+    machines: Table<Machine>,
 }
 
 /// An app with its live state.
@@ -45,7 +45,7 @@ pub struct Candidate {
     /// What the catalog says of it.
     pub route: Arc<MachineRoute>,
     /// The place of its region among all, the closest first.
-    pub region: u16,
+    pub region: u32,
     /// How near it is, lower is nearer.
     pub near: u8,
     /// Where it is dialed.
@@ -68,17 +68,17 @@ impl Routing {
 
     /// Every app, in no order.
     pub fn apps(&self) -> impl Iterator<Item = &Arc<App>> {
-        self.apps.values()
+        self.apps.iter()
     }
 
     /// A machine that the edge knows, whether or not the catalog still does.
     pub fn machine(&self, id: &MachineId) -> Option<&Arc<Machine>> {
-        self.machines.get(id)
+        self.machines.get(id.as_str())
     }
 
     /// A machine of an app failed: it is held against it, in comparison with the others of its service.
     pub fn blame(&self, app: &AppName, failed: &Arc<Target>) {
-        let ports = self.apps.get(app).map(|app| app.ready.values());
+        let ports = self.apps.get(app.as_str()).map(|app| app.ready.values());
         let service = ports.and_then(|mut ports| {
             ports.find(|candidates| candidates.iter().any(|candidate| Arc::ptr_eq(&candidate.target, failed)))
         });
@@ -135,96 +135,139 @@ fn in_words(machine: &MachineRoute) -> String {
     }
 }
 
+impl Named for App {
+    fn name(&self) -> &str {
+        self.route.name.as_str()
+    }
+}
+
+impl Named for Machine {
+    fn name(&self) -> &str {
+        self.id.as_str()
+    }
+}
+
 /// Live state by identity: it outlives every picture that shows it.
 pub struct Registry {
     /// Where this edge runs.
     region: Region,
-    /// The regions of the picture, the closest first.
-    order: HashMap<Region, u16>,
-    machines: HashMap<MachineId, Entry>,
-    apps: HashMap<AppName, Shared>,
+    /// The places of regions, so that they are worked out once.
+    places: HashMap<Region, u32>,
+    /// What was joined last.
+    routing: Routing,
+    /// Machines that the catalog no longer knows, but that had something under way.
+    leaving: BTreeSet<MachineId>,
+    /// Apps that the catalog no longer knows, but that something was under way for.
+    parted: HashMap<AppName, Arc<AppState>>,
+    /// Machines that are ready have become so just now, not before this edge began to follow.
+    warmth: Warmth,
     /// How many replays are remembered in all.
     replays: Quota,
 }
 
-/// What the machines of an app share.
-struct Shared {
-    state: Arc<AppState>,
-    /// Who waits for a place, by the port inside the guest.
-    freed: BTreeMap<u16, Arc<Notify>>,
-}
-
-struct Entry {
-    machine: Arc<Machine>,
-    targets: BTreeMap<SocketAddr, Arc<Target>>,
-}
+/// So many regions are remembered.
+const MAX_PLACES: usize = 4096;
 
 impl Registry {
     /// Knows nothing yet, but where this edge runs.
     pub fn new(region: Region) -> Self {
         Self {
             region,
-            order: HashMap::new(),
-            machines: HashMap::new(),
-            apps: HashMap::new(),
+            places: HashMap::new(),
+            routing: Routing::default(),
+            leaving: BTreeSet::new(),
+            parted: HashMap::new(),
+            warmth: Warmth::Warm,
             replays: Quota::default(),
         }
     }
 
-    /// Joins a picture with the live state. Machines that are no longer ready are closed before this returns.
+    /// Joins a picture with the live state. It costs what differs from the picture before. Machines that are no longer
+    /// ready are closed before this returns.
     pub fn join(&mut self, snapshot: Arc<Snapshot>) -> Routing {
-        self.close_and_open(&snapshot);
-        self.forget(&snapshot);
-        self.order = order(&self.region, &snapshot);
-        let apps = snapshot.apps.values().map(|route| (route.name.clone(), Arc::new(self.app(route)))).collect();
-        let machines = self.machines.iter().map(|(id, entry)| (id.clone(), entry.machine.clone())).collect();
-        Routing { snapshot, apps, machines }
-    }
-
-    fn close_and_open(&mut self, snapshot: &Snapshot) {
-        let ready: HashMap<&MachineId, bool> =
-            snapshot.machines().map(|machine| (&machine.id, machine.is_ready())).collect();
-        for (id, entry) in &self.machines {
-            if !ready.get(id).copied().unwrap_or(false) && entry.machine.close() {
-                entry.targets.values().for_each(|target| target.pool.clear());
+        self.forget();
+        let before = std::mem::replace(&mut self.routing.snapshot, snapshot.clone());
+        // A machine that changes its app goes before it comes.
+        for change in snapshot.apps.changes(&before.apps) {
+            match change {
+                Change::Came(_) => {}
+                Change::Became { before, now } => self.part(before, &now.machines),
+                Change::Went(app) => {
+                    self.part(app, &[]);
+                    if let Some(app) = self.routing.apps.remove(app.name.as_str()) {
+                        self.parted.insert(app.route.name.clone(), app.state.clone());
+                    }
+                }
             }
         }
-        for (id, _) in ready.into_iter().filter(|(_, ready)| *ready) {
-            self.entry(id).machine.open();
+        for change in snapshot.apps.changes(&before.apps) {
+            if let Change::Came(app) | Change::Became { now: app, .. } = change {
+                self.take(app);
+            }
+        }
+        self.warmth = Warmth::Cold;
+        self.routing.clone()
+    }
+
+    /// Forgets what is gone and has nothing under way any more.
+    fn forget(&mut self) {
+        let machines = &mut self.routing.machines;
+        self.leaving.retain(|id| {
+            let busy = machines.get(id.as_str()).is_some_and(|machine| machine.under_way() > 0);
+            if !busy {
+                machines.remove(id.as_str());
+            }
+            busy
+        });
+        self.parted.retain(|_, state| Arc::strong_count(state) > 1);
+    }
+
+    /// Lets go of the machines of an app that are not among those that stay.
+    fn part(&mut self, app: &AppRoute, stay: &[Arc<MachineRoute>]) {
+        let stay: BTreeSet<&MachineId> = stay.iter().map(|machine| &machine.id).collect();
+        for gone in app.machines.iter().filter(|machine| !stay.contains(&machine.id)) {
+            let Some(machine) = self.routing.machines.get(gone.id.as_str()) else { continue };
+            machine.close();
+            if machine.under_way() > 0 {
+                self.leaving.insert(gone.id.clone());
+            } else {
+                self.routing.machines.remove(gone.id.as_str());
+            }
         }
     }
 
-    /// Forgets what is gone and has nothing under way.
-    fn forget(&mut self, snapshot: &Snapshot) {
-        let known: HashMap<&MachineId, ()> = snapshot.machines().map(|machine| (&machine.id, ())).collect();
-        self.machines.retain(|id, entry| known.contains_key(id) || entry.machine.under_way() > 0);
-        self.apps.retain(|name, shared| snapshot.apps.contains_key(name) || Arc::strong_count(&shared.state) > 1);
-    }
-
-    fn entry(&mut self, id: &MachineId) -> &mut Entry {
-        self.machines
-            .entry(id.clone())
-            .or_insert_with(|| Entry { machine: Arc::new(Machine::new(id.clone())), targets: BTreeMap::new() })
-    }
-
-    fn app(&mut self, route: &Arc<AppRoute>) -> App {
-        let name = route.name.clone();
-        let (shared, quota) = (self.apps.entry(name.clone()), self.replays.clone());
-        let new = || Shared { state: Arc::new(AppState::new(name, quota)), freed: BTreeMap::new() };
-        let state = shared.or_insert_with(new).state.clone();
-        let ready = self.each_ready(&route.name, &route.ports);
+    /// Takes in an app as it now is.
+    fn take(&mut self, route: &Arc<AppRoute>) {
+        for machine in &route.machines {
+            self.leaving.remove(&machine.id);
+            let live = self.machine(&machine.id);
+            if machine.is_ready() { live.open(self.warmth) } else { live.close() }
+        }
+        let name = &route.name;
+        let known = self.routing.apps.get(name.as_str()).map(|app| app.state.clone());
+        let state = known.or_else(|| self.parted.remove(name));
+        let state = state.unwrap_or_else(|| Arc::new(AppState::new(name.clone(), self.replays.clone())));
+        let ready = self.each_ready(&state, &route.ports);
         // A datagram keeps its port, so each port has its own targets.
         let datagrams = route.datagrams.iter();
-        let datagrams =
-            datagrams.map(|(port, offered)| (*port, Arc::new(self.ready(&route.name, offered, Some(*port)))));
+        let datagrams = datagrams.map(|(port, offered)| (*port, Arc::new(self.ready(&state, offered, Some(*port)))));
         let ready_for_datagrams = datagrams.collect();
-        App { route: route.clone(), state, ready, ready_for_datagrams }
+        self.routing.apps.insert(Arc::new(App { route: route.clone(), state, ready, ready_for_datagrams }));
+    }
+
+    fn machine(&mut self, id: &MachineId) -> Arc<Machine> {
+        if let Some(known) = self.routing.machines.get(id.as_str()) {
+            return known.clone();
+        }
+        let new = Arc::new(Machine::new(id.clone()));
+        self.routing.machines.insert(new.clone());
+        new
     }
 
     /// The machines behind each port. The ports of a range share them.
     fn each_ready(
         &mut self,
-        app: &AppName,
+        app: &AppState,
         ports: &BTreeMap<u16, Arc<PortRoute>>,
     ) -> BTreeMap<u16, Arc<Vec<Candidate>>> {
         let mut last: Option<(&Arc<PortRoute>, Arc<Vec<Candidate>>)> = None;
@@ -238,11 +281,11 @@ impl Registry {
     }
 
     /// The machines behind a port, dialed at the service's internal port, or at another one.
-    fn ready(&mut self, app: &AppName, port: &PortRoute, at: Option<u16>) -> Vec<Candidate> {
+    fn ready(&mut self, app: &AppState, port: &PortRoute, at: Option<u16>) -> Vec<Candidate> {
         let ready = port.backends.iter().filter(|backend| backend.machine.is_ready());
         let candidates = ready.map(|backend| Candidate {
             route: backend.machine.clone(),
-            region: self.order.get(&backend.machine.region).copied().unwrap_or(u16::MAX),
+            region: self.place(&backend.machine.region),
             near: 0,
             target: self.target(app, &backend.machine, at.unwrap_or(backend.internal_port)),
             h2: backend.h2,
@@ -253,20 +296,25 @@ impl Registry {
         candidates.collect()
     }
 
-    fn target(&mut self, app: &AppName, machine: &MachineRoute, port: u16) -> Arc<Target> {
-        let shared = self.apps.get_mut(app).map(|shared| shared.freed.entry(port).or_default().clone());
-        let freed = shared.unwrap_or_default();
+    fn target(&mut self, app: &AppState, machine: &MachineRoute, port: u16) -> Arc<Target> {
         let address = SocketAddr::new(IpAddr::V4(machine.host_local), port);
-        let entry = self.entry(&machine.id);
-        let target = entry.targets.entry(address);
-        target.or_insert_with(|| Arc::new(Target::new(entry.machine.clone(), address, freed))).clone()
+        let live = self.machine(&machine.id);
+        live.target(address, || Target::new(live.clone(), address, app.freed(port)))
+    }
+
+    fn place(&mut self, region: &Region) -> u32 {
+        if let Some(known) = self.places.get(region) {
+            return *known;
+        }
+        if self.places.len() >= MAX_PLACES {
+            self.places.clear();
+        }
+        let place = geography::place(&self.region, region);
+        self.places.insert(region.clone(), place);
+        place
     }
 }
 
-/// The regions of a picture, the closest first.
-fn order(from: &Region, snapshot: &Snapshot) -> HashMap<Region, u16> {
-    let regions: BTreeSet<&Region> = snapshot.machines().map(|machine| &machine.region).collect();
-    let mut regions: Vec<&Region> = regions.into_iter().collect();
-    regions.sort_by_key(|region| geography::guess(from, region));
-    regions.into_iter().cloned().zip(0..).collect()
-}
+#[cfg(test)]
+#[path = "routing_tests.rs"]
+mod tests;

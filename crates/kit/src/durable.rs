@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -10,6 +10,11 @@ use std::{
 /// Replaces the file at `path` by one with this content. After it returns, the new content is on the disk; before
 /// that, a reader and a crash see the old one. The permission bits of a new file are `mode`.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write_with(path, mode, |file| file.write_all(content))
+}
+
+/// The same for content that is better not held whole.
+pub fn write_with(path: &Path, mode: u32, fill: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary_beside(path);
     let written = OpenOptions::new()
         .write(true)
@@ -17,7 +22,11 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .truncate(true)
         .mode(mode)
         .open(&temporary)
-        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|file| {
+            let mut file = BufWriter::new(file);
+            fill(&mut file)?;
+            file.into_inner()?.sync_all()
+        })
         .and_then(|()| fs::rename(&temporary, path))
         .and_then(|()| sync_directory_of(path));
     if written.is_err() {

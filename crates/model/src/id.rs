@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 use thiserror::Error;
 
 /// Why a text is not a valid name or identifier.
@@ -17,14 +18,16 @@ pub struct InvalidName {
     pub rule: &'static str,
 }
 
-/// Declares a string newtype that is checked by `$valid` at every door: parsing and deserializing.
+/// Declares a string newtype that is checked by `$valid` at every door: parsing and deserializing. Short texts lie in the
+/// value itself and longer ones are shared, so that a copy costs no allocation: every request copies some, and a catalog
+/// keeps millions.
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $rule:literal, $valid:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
         #[serde(try_from = "String", into = "String")]
         #[schema(value_type = String)]
-        pub struct $name(String);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// The identifier as text.
@@ -38,7 +41,7 @@ macro_rules! name {
             fn try_from(text: String) -> Result<Self, InvalidName> {
                 let valid: fn(&str) -> bool = $valid;
                 if valid(&text) {
-                    Ok(Self(text))
+                    Ok(Self(text.into()))
                 } else {
                     Err(InvalidName { kind: $kind, text, rule: $rule })
                 }
@@ -54,7 +57,7 @@ macro_rules! name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.into()
             }
         }
 
@@ -157,7 +160,7 @@ impl Hostname {
 impl MachineId {
     /// The identifier that holds these 56 random bits.
     pub fn from_random(random: [u8; 7]) -> Self {
-        Self(hex::encode(random))
+        Self(hex::encode(random).into())
     }
 
     /// The 56 bits of the identifier, in the low end of the number.
@@ -181,7 +184,7 @@ pub fn ulid(unix_ms: u64, random: [u8; 10]) -> String {
 impl InstanceId {
     /// A new version made at this moment (milliseconds since 1970).
     pub fn new(unix_ms: u64, random: [u8; 10]) -> Self {
-        Self(ulid(unix_ms, random))
+        Self(ulid(unix_ms, random).into())
     }
 }
 

@@ -60,7 +60,7 @@ impl Rooms {
         let store = Store::open(&options.data_dir).await.context("the database of the control plane")?;
         let images = open_images(options, api, &store)?;
 
-        let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.json")));
+        let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.jsonl")));
         let api_host = SharedRouter::default();
         let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
         let edge = Edge::start(edge_options(options, api, &catalog, &hostnames, &logs, &api_host)?).await?;

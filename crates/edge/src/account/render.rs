@@ -13,8 +13,8 @@ use crate::{context::Context, limits::Limits, machine::Machine, routing::App};
 /// Everything that was counted for some apps; of every one, and of what belongs to none, without them.
 pub fn render(context: &Context, visible: Option<&BTreeSet<AppName>>) -> String {
     let routing = context.routing.load();
-    let mut apps: Vec<_> =
-        routing.apps().filter(|app| visible.is_none_or(|names| names.contains(&app.route.name))).collect();
+    let counted = routing.apps().filter(|app| app.state.counted().is_some());
+    let mut apps: Vec<_> = counted.filter(|app| visible.is_none_or(|names| names.contains(&app.route.name))).collect();
     apps.sort_by(|a, b| a.route.name.cmp(&b.route.name));
     let mut page = Page { text: String::new(), region: context.region.to_string() };
     page.edge(context, &apps);

@@ -8,6 +8,7 @@ use crate::{
     machine::Target,
     outlier::{self, Why},
     routing::{App, Candidate},
+    warmup,
 };
 
 /// What the edge routes by, for people.
@@ -15,11 +16,8 @@ pub fn routes(context: &Context) -> EdgeRoutes {
     let routing = context.routing.load();
     let mut apps: Vec<EdgeApp> = routing.apps().map(|app| edge_app(context, app)).collect();
     apps.sort_by(|a, b| a.name.cmp(&b.name));
-    let left_out = routing.snapshot.quarantined.iter().map(|it| EdgeLeftOut {
-        app: it.app.clone(),
-        machine: it.machine.clone(),
-        reason: it.reason.clone(),
-    });
+    let left_out = routing.snapshot.quarantined().into_iter();
+    let left_out = left_out.map(|it| EdgeLeftOut { app: it.app, machine: it.machine, reason: it.reason });
     EdgeRoutes { generation: routing.snapshot.generation, apps, left_out: left_out.collect() }
 }
 
@@ -73,7 +71,10 @@ fn why(backend: &Backend, target: &Target, load: u32) -> String {
         outlier::Standing::Good if load >= backend.soft_limit => {
             format!("others are preferred: above its soft limit of {}", backend.soft_limit)
         }
-        outlier::Standing::Good => "ready".into(),
+        outlier::Standing::Good => match target.machine.share() {
+            warmup::WHOLE => "ready".into(),
+            share => format!("has become ready a moment ago: gets {share} % of its share, growing"),
+        },
     }
 }
 

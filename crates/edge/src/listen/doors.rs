@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use catalog::Snapshot;
+use catalog::{Door, Snapshot};
 use kit::report::Report;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ pub struct Doors {
     open: Mutex<BTreeMap<u16, CancellationToken>>,
     /// Ports whose trouble has been told.
     told: Mutex<BTreeSet<u16>>,
+    /// The doors that are all as they should be, so that the same again need no look.
+    done: Mutex<Option<Arc<BTreeMap<u16, Door>>>>,
     datagrams: udp::Doors,
 }
 
@@ -28,7 +30,15 @@ impl Doors {
     /// No port yet; ports will be opened on these addresses, but never a reserved one.
     pub fn new(sockets: Arc<Sockets>, addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
         let datagrams = udp::Doors::new(sockets.clone(), addresses.clone(), reserved.clone());
-        Self { sockets, addresses, reserved, open: Mutex::default(), told: Mutex::default(), datagrams }
+        Self {
+            sockets,
+            addresses,
+            reserved,
+            open: Mutex::default(),
+            told: Mutex::default(),
+            done: Mutex::default(),
+            datagrams,
+        }
     }
 
     /// The UDP ports that are open.
@@ -44,6 +54,11 @@ impl Doors {
     /// Opens and closes ports so that they are those of the picture. Tells whether some could not be opened.
     pub fn follow(&self, context: &Arc<Context>, routing: &Routing) -> bool {
         let snapshot = &routing.snapshot;
+        let mut complete = self.datagrams.follow(context, routing);
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.as_ref().is_some_and(|done| Arc::ptr_eq(done, &snapshot.doors)) {
+            return complete;
+        }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|port, closed| {
             let stays = snapshot.doors.contains_key(port);
@@ -54,7 +69,7 @@ impl Doors {
         });
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|port| snapshot.doors.contains_key(port));
-        let mut complete = self.datagrams.follow(context, routing);
+        let mut all = true;
         for port in snapshot.doors.keys().filter(|port| !open.contains_key(port)).copied().collect::<Vec<_>>() {
             match self.open(context, port) {
                 Ok(closed) => {
@@ -62,13 +77,15 @@ impl Doors {
                     told.remove(&port);
                 }
                 Err(trouble) => {
-                    complete = false;
+                    all = false;
                     if told.insert(port) {
                         tell(context, routing, port, &trouble);
                     }
                 }
             }
         }
+        *done = all.then(|| snapshot.doors.clone());
+        complete &= all;
         complete
     }
 
@@ -111,6 +128,6 @@ fn tell(context: &Context, routing: &Routing, port: u16, trouble: &Trouble) {
 }
 
 fn apps_with(snapshot: &Snapshot, port: u16) -> Vec<String> {
-    let apps = snapshot.apps.values().filter(|app| app.ports.contains_key(&port));
+    let apps = snapshot.apps.iter().filter(|app| app.ports.contains_key(&port));
     apps.map(|app| app.name.to_string()).collect()
 }

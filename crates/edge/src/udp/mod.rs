@@ -36,6 +36,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use model::AppName;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
@@ -54,12 +55,14 @@ pub struct Doors {
     open: Mutex<BTreeMap<u16, CancellationToken>>,
     /// Ports whose trouble has been told.
     told: Mutex<BTreeSet<u16>>,
+    /// The ports that are all as they should be, so that the same again need no look.
+    done: Mutex<Option<Arc<BTreeMap<u16, AppName>>>>,
 }
 
 impl Doors {
     /// No port yet; ports will be opened on these addresses, but never a reserved one.
     pub fn new(sockets: Arc<Sockets>, addresses: Vec<IpAddr>, reserved: BTreeSet<u16>) -> Self {
-        Self { sockets, addresses, reserved, open: Mutex::default(), told: Mutex::default() }
+        Self { sockets, addresses, reserved, open: Mutex::default(), told: Mutex::default(), done: Mutex::default() }
     }
 
     /// The ports that are open.
@@ -70,6 +73,10 @@ impl Doors {
     /// Opens and closes ports so that they are those of the picture. Tells whether some could not be opened.
     pub fn follow(&self, context: &Arc<Context>, routing: &Routing) -> bool {
         let wanted = &routing.snapshot.datagrams;
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        if done.as_ref().is_some_and(|done| Arc::ptr_eq(done, wanted)) {
+            return true;
+        }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|port, closed| {
             let stays = wanted.contains_key(port);
@@ -81,7 +88,7 @@ impl Doors {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|port| wanted.contains_key(port));
         let mut complete = true;
-        for (port, app) in wanted {
+        for (port, app) in wanted.iter() {
             if open.contains_key(port) {
                 continue;
             }
@@ -99,6 +106,7 @@ impl Doors {
                 }
             }
         }
+        *done = complete.then(|| wanted.clone());
         complete
     }
 

@@ -21,7 +21,7 @@ use crate::{
 /// A world without a control plane: all there is is the last good catalog, one row of which is poisoned.
 async fn without_control(machines: &[&Machine], change: impl FnOnce(&mut edge::EdgeOptions)) -> World {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("catalog.json");
+    let path = directory.path().join("catalog.jsonl");
     let publisher = Publisher::open(path.clone());
     let mut view = NodeView { generation: 5, ..NodeView::default() };
     let poisoned = Machine::of("poisoned");
@@ -32,7 +32,7 @@ async fn without_control(machines: &[&Machine], change: impl FnOnce(&mut edge::E
     publisher.save().unwrap();
     poison(&path, poisoned.id().as_str());
     let catalog = Publisher::open(path).reader();
-    assert_eq!(catalog.load().quarantined.len(), 1);
+    assert_eq!(catalog.load().quarantined().len(), 1);
     World::with(|options| {
         options.catalog = catalog;
         change(options);

@@ -12,7 +12,7 @@ use crate::support::*;
 /// The error of a start with these changes.
 async fn refused(change: impl FnOnce(&mut edge::EdgeOptions)) -> EdgeError {
     let directory = tempfile::tempdir().unwrap();
-    let publisher = catalog::Publisher::open(directory.path().join("catalog.json"));
+    let publisher = catalog::Publisher::open(directory.path().join("catalog.jsonl"));
     let mut options = edge::EdgeOptions {
         http: vec![(fresh_ip(), 0).into()],
         https: vec![(fresh_ip(), 0).into()],
@@ -54,7 +54,7 @@ async fn an_address_that_is_not_ours_and_a_domain_that_is_none_are_refused() {
 #[tokio::test]
 async fn it_serves_from_the_last_good_picture_before_the_node_has_spoken() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("catalog.json");
+    let path = directory.path().join("catalog.jsonl");
     let machine = Machine::of("shop");
     let _program = machine.run(says("still here")).await;
     let publisher = catalog::Publisher::open(path.clone());

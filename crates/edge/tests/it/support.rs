@@ -123,7 +123,7 @@ impl World {
     /// Patience for machines that are just up is off, unless a test wants it: refusals then come at once.
     pub async fn with(change: impl FnOnce(&mut EdgeOptions)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let publisher = Publisher::open(directory.path().join("catalog.json"));
+        let publisher = Publisher::open(directory.path().join("catalog.jsonl"));
         let (logs, ip) = (Arc::new(Logs::default()), fresh_ip());
         let mut options = EdgeOptions {
             http: vec![(ip, 0).into()],
