@@ -18,19 +18,24 @@ use nix::{
 };
 use serde_json::Value;
 
-use crate::{PATIENCE, http, target};
+use crate::{PATIENCE, eventually, http, target};
 
 /// What may differ between platforms.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Further arguments of `dunlin serve`.
     pub serve: Vec<String>,
+    /// Where a service manager would listen for what it says.
+    pub service_manager: Option<PathBuf>,
 }
 
 /// A running platform. Dropping it stops it, its machines included.
 #[derive(Debug)]
 pub struct Platform {
     child: Option<Child>,
+    /// The process that took over from it, and those that it took over from.
+    successor: Option<Pid>,
+    elders: Vec<Child>,
     directory: tempfile::TempDir,
     ports: [u16; 3],
     options: Options,
@@ -57,7 +62,8 @@ impl Platform {
         let directory = tempfile::tempdir_in(target()).expect("a directory can be made");
         link_kernel(&directory.path().join("data/kernel"));
         let ports = [free_port(), free_port(), free_port()];
-        let mut platform = Self { child: None, directory, ports, options, token: String::new() };
+        let mut platform =
+            Self { child: None, successor: None, elders: Vec::new(), directory, ports, options, token: String::new() };
         platform.launch();
         platform
     }
@@ -69,6 +75,7 @@ impl Platform {
         command.args(["serve", "--http-port", &http, "--https-port", &https]);
         command.args(["--api-listen", &format!("127.0.0.1:{api}"), "--data-dir"]).arg(self.data());
         command.args(&self.options.serve).stdout(Stdio::piped());
+        command.envs(self.options.service_manager.iter().map(|socket| ("NOTIFY_SOCKET", socket)));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.path().join("serve.log"));
         let mut child = command.stderr(log.expect("a log can be written")).spawn().expect("dunlin serve starts");
         let lines = lines_of(child.stdout.take().expect("its output is piped"));
@@ -86,6 +93,24 @@ impl Platform {
         }
     }
 
+    /// Lets the platform be succeeded by its own program, as after an upgrade. Returns the new process.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn upgrade(&mut self) -> u32 {
+        let data = self.data();
+        let upgraded = self.json([OsStr::new("upgrade"), "--json".as_ref(), "--data-dir".as_ref(), data.as_os_str()]);
+        let pid = upgraded["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("the process is told");
+        self.elders.extend(self.child.take());
+        self.successor = Some(Pid::from_raw(pid as i32));
+        pid
+    }
+
+    /// Whether the processes that were started here and have been succeeded have all ended.
+    pub fn elders_have_ended(&mut self) -> bool {
+        self.elders.iter_mut().all(|elder| matches!(elder.try_wait(), Ok(Some(status)) if status.success()))
+    }
+
     /// Kills `dunlin serve` without a chance to clean up. Virtual machines keep running.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -96,6 +121,10 @@ impl Platform {
 
     /// Asks `dunlin serve` to end and returns its exit status. Virtual machines keep running.
     pub fn terminate(&mut self) -> i32 {
+        if let Some(successor) = self.successor.take() {
+            let _ = signal::kill(successor, Signal::SIGTERM);
+            eventually("the successor ends", || signal::kill(successor, None).is_err());
+        }
         let Some(mut child) = self.child.take() else { return 0 };
         let _ = signal::kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
         child.wait().map(exit_code).unwrap_or(-1)
@@ -216,7 +245,7 @@ impl Drop for Platform {
         if thread::panicking() {
             eprintln!("dunlin serve said:\n{}", self.log());
         }
-        if self.child.is_none() {
+        if self.child.is_none() && self.successor.is_none() {
             self.launch();
         }
         let apps = self.run(["apps", "list", "--json"]).stdout;

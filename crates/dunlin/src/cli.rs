@@ -40,7 +40,11 @@ use clap::{Args, Parser, Subcommand};
 
 use self::context::Context;
 pub use self::exit::{Exit, Failure};
-use crate::{doctor::DoctorOptions, serve::ServeOptions, setup::SetupOptions};
+use crate::{
+    doctor::DoctorOptions,
+    serve::{ServeOptions, UpgradeOptions},
+    setup::SetupOptions,
+};
 
 /// Runs apps as microVMs on servers you own.
 #[derive(Debug, Parser)]
@@ -83,6 +87,8 @@ pub struct Globals {
 pub enum Command {
     /// Run the platform: control plane, registry, node, edge and names in one process
     Serve(Box<ServeOptions>),
+    /// Let the running platform be succeeded by the program that lies on the disk now; no request is lost
+    Upgrade(UpgradeOptions),
     /// Install what virtual machines need on this host
     Setup(SetupOptions),
     /// Check this host and the platform, and say what to do about what is wrong

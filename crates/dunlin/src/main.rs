@@ -20,6 +20,7 @@ fn main() -> ExitCode {
     };
     let ended = match command {
         Command::Serve(options) => runtime.block_on(serve::run(*options)),
+        Command::Upgrade(options) => runtime.block_on(serve::upgrade(&options, globals.json)),
         Command::Setup(options) => setup::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Doctor(options) => runtime.block_on(doctor::run(&options, globals.json)),
         Command::Client(command) => Ok(runtime.block_on(cli::run(globals, command)).into()),

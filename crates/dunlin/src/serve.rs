@@ -1,18 +1,24 @@
 //! `dunlin serve`: every role in one process. This is the only place where rooms meet.
 //!
 //! ```text
-//! lock ─▶ keys ─▶ logs ─▶ store ─▶ images ─▶ node ─▶ catalog ─▶ edge ─▶ control ─▶ names ─▶ API ─▶ ready
+//! lock ─▶ front: catalog ─▶ edge ─▶ rooms: logs ─▶ store ─▶ images ─▶ node ─▶ control ─▶ names ─▶ API ─▶ ready
+//!   ▲                                                                                                     │
+//!   └── another process takes over ([`takeover`]): the rooms close, the front stays until clients have gone
 //! ```
 //!
 //! They open in the order in which they need each other and close in the reverse. Virtual machines keep running when
 //! this process ends, unless `--stop-machines-on-exit` says otherwise.
 
+mod front;
 mod lock;
 mod resolvers;
 mod rooms;
+mod service;
+mod takeover;
 mod trace;
 
 use std::{
+    fs::File,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
@@ -21,13 +27,18 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use edge::proxy_protocol::TrustedProxy;
-use model::Region;
+use edge::{Bounds, Sockets, Subnet, proxy_protocol::TrustedProxy};
+use model::{Region, log::LogRecord};
 use node::{Ipv4Pool, kernel::KernelSource, vmm::Driver};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use crate::host;
+use front::Front;
 use rooms::Rooms;
+use takeover::{Succession, Successor};
 
 /// How the platform is started.
 #[derive(Debug, Args)]
@@ -72,12 +83,31 @@ pub struct ServeOptions {
     /// Write no access records into the logs of apps
     #[arg(long)]
     no_access_records: bool,
+    /// Take over from the `dunlin serve` that uses the data directory: its sockets, its machines, its place. No request is
+    /// lost; connections that are open end where they began. `dunlin upgrade` does this with the options of the running one
+    #[arg(long, conflicts_with = "stop_machines_on_exit")]
+    takeover: bool,
+    /// How long connections may last, in seconds, once another process has taken over
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    drain_timeout: u64,
+    /// Sources that stand for many clients, such as a load balancer in front of this host that does not say whom it
+    /// speaks for: the bounds on one source are not for them. This host itself is always one
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    unlimited_sources: Vec<Subnet>,
     /// Stop all machines and remove their network when this process ends
     #[arg(long)]
     stop_machines_on_exit: bool,
     /// What to tell on standard error, as tracing's filter: `warn`, `info`, `edge=debug`
     #[arg(long, env = "DUNLIN_LOG", default_value = "info")]
     log: String,
+}
+
+/// Whom to upgrade.
+#[derive(Debug, Args)]
+pub struct UpgradeOptions {
+    /// The data directory of the running platform
+    #[arg(long, env = "DUNLIN_DATA_DIR", default_value = host::DATA_DIRECTORY)]
+    data_dir: PathBuf,
 }
 
 /// The drivers, by the names of the command line.
@@ -91,24 +121,149 @@ enum DriverName {
 /// How long requests that are under way may take to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Runs the platform until it is told to end.
+/// Runs the platform until it is told to end, or another process has taken over.
 pub async fn run(options: ServeOptions) -> Result<ExitCode> {
     trace::start(&options.log)?;
     ensure!(host::is_root(), "virtual machines with their own network need root: run `sudo dunlin serve`");
     // From here on a signal ends the platform in an orderly way, even while it starts.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let _lock = lock::take(&options.data_dir)?;
-
-    let rooms = Rooms::open(&options).await?;
-    rooms.announce(&options).await?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let mut end = End::by_signals()?;
+    let mut platform = Platform::start(&options).await?;
+    loop {
+        let successor = tokio::select! {
+            () = end.asked() => break,
+            successor = platform.succession.next() => successor,
+        };
+        platform = match platform.hand_over(successor, &options).await? {
+            Handed::Kept(platform) => *platform,
+            Handed::Over(retired) => {
+                retired.retire(&options, end).await;
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
     }
+    service::stopping();
     tracing::info!("ending: requests under way have {} s", DRAIN.as_secs());
-    rooms.close(options.stop_machines_on_exit, DRAIN).await?;
+    platform.rooms.close(options.stop_machines_on_exit, DRAIN).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the running platform to be succeeded by the program that lies on the disk now.
+pub async fn upgrade(options: &UpgradeOptions, json: bool) -> Result<ExitCode> {
+    let (version, pid) = takeover::ask(&options.data_dir).await?;
+    if json {
+        println!("{}", serde_json::json!({"version": version, "pid": pid}));
+    } else {
+        println!("Dunlin {version} has taken over (process {pid})");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Signals that end this process in an orderly way.
+struct End {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl End {
+    fn by_signals() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// A running platform, and its place: the data directory.
+struct Platform {
+    rooms: Rooms,
+    succession: Succession,
+    lock: File,
+    program: PathBuf,
+}
+
+/// What became of a takeover.
+enum Handed {
+    /// Nothing: everything is as it was.
+    Kept(Box<Platform>),
+    /// Another process is the platform now.
+    Over(Retired),
+}
+
+/// A platform that has been succeeded.
+struct Retired {
+    front: Front,
+    successor: Successor,
+    records: mpsc::Receiver<LogRecord>,
+}
+
+impl Platform {
+    async fn start(options: &ServeOptions) -> Result<Self> {
+        // Where this program lies is known before another one is put in its place.
+        let program = std::env::current_exe().context("this program cannot be found")?;
+        let (sockets, predecessor) = if options.takeover {
+            let (sockets, predecessor) = takeover::succeed(&options.data_dir).await?;
+            (sockets, Some(predecessor))
+        } else {
+            (service::sockets(), None)
+        };
+        let lock = lock::take(&options.data_dir)?;
+        let front = Front::open(options, Sockets::inherited(sockets)).await?;
+        if predecessor.is_none() {
+            front.edge.open();
+        }
+        let rooms = Rooms::open(front, options).await?;
+        let succession = Succession::open(&options.data_dir, program.clone())?;
+        if let Some(predecessor) = predecessor {
+            rooms.front.edge.open();
+            match predecessor.ready().await {
+                Ok(channel) => rooms.front.elders.add(channel, rooms.front.logs.clone()),
+                Err(error) => tracing::warn!("{error:#}"),
+            }
+        }
+        rooms.announce(options).await?;
+        service::ready();
+        Ok(Self { rooms, succession, lock, program })
+    }
+
+    /// Hands over to a successor. If it does not become ready, everything is opened again.
+    async fn hand_over(mut self, successor: Successor, options: &ServeOptions) -> Result<Handed> {
+        tracing::info!("process {} takes over", successor.pid());
+        if let Err(error) = successor.hand(&self.rooms.front.sockets()?).await {
+            self.succession.failed(&format!("{error:#}")).await;
+            return Ok(Handed::Kept(Box::new(self)));
+        }
+        let records = self.rooms.front.logs.forward();
+        let front = self.rooms.let_go().await?;
+        drop(self.lock);
+        let Err(error) = successor.give_way().await else {
+            service::succeeded_by(successor.pid());
+            self.succession.succeeded(&successor).await;
+            return Ok(Handed::Over(Retired { front, successor, records }));
+        };
+        self.succession.failed(&format!("{error:#}")).await;
+        let lock = lock::take_back(&options.data_dir).await;
+        let rooms = Rooms::open(front, options).await?;
+        let succession = Succession::open(&options.data_dir, self.program.clone())?;
+        Ok(Handed::Kept(Box::new(Self { rooms, succession, lock, program: self.program })))
+    }
+}
+
+impl Retired {
+    /// Carries what is under way until the last client has gone, the time is up, or this process is told to end.
+    async fn retire(self, options: &ServeOptions, mut end: End) {
+        tracing::info!("another process has taken over; connections here have {} s", options.drain_timeout);
+        let (edge, channel) = (self.front.edge.clone(), self.successor.channel());
+        let catalog = (self.front.catalog, front::catalog_path(options));
+        let deadline = Duration::from_secs(options.drain_timeout);
+        tokio::select! {
+            () = takeover::retire(edge.clone(), catalog, channel, self.records, deadline) => {}
+            () = end.asked() => edge.shutdown(DRAIN).await,
+        }
+    }
 }
 
 impl ServeOptions {
@@ -133,6 +288,13 @@ impl ServeOptions {
         let all = [Some(Ipv4Addr::UNSPECIFIED.into()), has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into())];
         let addresses = if self.listen.is_empty() { all.into_iter().flatten().collect() } else { self.listen.clone() };
         addresses.into_iter().map(|address: IpAddr| SocketAddr::new(address, port)).collect()
+    }
+
+    /// How much of everything the edge allows.
+    fn bounds(&self) -> Bounds {
+        let mut bounds = Bounds::default();
+        bounds.unlimited_sources.extend(&self.unlimited_sources);
+        bounds
     }
 
     /// A directory below the data directory, made if it is missing.

@@ -12,12 +12,17 @@ use node::kernel::{GuestKernel, KernelError, KernelSource};
 
 use crate::host::{self, Tool};
 
+mod service;
+
 /// What to set up.
 #[derive(Debug, Args)]
 pub struct SetupOptions {
     /// The platform's data directory; the guest kernel is kept in it
     #[arg(long, env = "DUNLIN_DATA_DIR", default_value = host::DATA_DIRECTORY)]
     data_dir: PathBuf,
+    /// Also write a systemd unit that runs the platform, `dunlin.service`
+    #[arg(long)]
+    service: bool,
     /// Do it without asking
     #[arg(long, short)]
     yes: bool,
@@ -32,6 +37,9 @@ struct Missing {
 /// Sets the host up. Running it again does nothing that is done already.
 pub fn run(options: &SetupOptions) -> Result<()> {
     let missing = Missing::on_this_host(&options.data_dir)?;
+    if options.service {
+        service::write(&options.data_dir)?;
+    }
     if missing.tools.is_empty() && !missing.kernel {
         eprintln!("This host has everything that virtual machines need.");
         return Ok(());

@@ -2,24 +2,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    convert::Infallible,
     net::{IpAddr, SocketAddr},
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
 use api::internal::{Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
-use axum::{
-    Router,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
+use axum::Router;
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
-use edge::{Bounds, Edge, EdgeOptions, Hostnames, InboundBody, PlatformHost};
-use hyper::Request;
+use edge::{Edge, EdgeOptions, Hostnames, PlatformHost};
 use images::{Images, ImagesOptions};
 use kit::{report::Report, seal::SealingKey};
 use logs::{Logs, Retention};
@@ -28,68 +22,65 @@ use node::{LocalNode, Machinery, NodeOptions};
 use sha2::{Digest, Sha256};
 use tokio::{net::TcpListener, task::JoinHandle, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
-use super::{ServeOptions, resolvers};
+use super::{
+    ServeOptions,
+    front::{Front, SharedRouter},
+    resolvers,
+};
 
 /// Time between two collections of images that nothing uses.
 const COLLECT: Duration = Duration::from_secs(600);
 
 /// A running platform.
 pub struct Rooms {
+    /// What clients reach.
+    pub front: Front,
     images: Arc<Images>,
     node: Arc<LocalNode>,
-    catalog: Arc<Publisher>,
-    edge: Arc<Edge>,
     control: Arc<Control>,
     _names: Option<Names>,
-    api: SocketAddr,
     /// Ends the tasks below, which belong to no room but join two.
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Rooms {
-    /// Opens everything. What cannot be opened says why; what was opened before it is left to the process's end.
-    pub async fn open(options: &ServeOptions) -> Result<Self> {
-        // The doors first: a port that is taken is the commonest mistake, and nothing has been touched yet.
-        let listener = listen(options.api_listen).await?;
-        let api = listener.local_addr()?;
-        let sealing_key = sealing_key(options)?;
+    /// Opens everything behind the front. What cannot be opened says why; what was opened before it is left to the
+    /// process's end.
+    pub async fn open(front: Front, options: &ServeOptions) -> Result<Self> {
+        let (edge, catalog) = (&front.edge, &front.catalog);
+        let sealing_key = front.sealing_key.clone();
         let logs = Logs::open(&options.directory("logs")?, Retention::default()).context("the app logs")?;
+        front.logs.write_to(Arc::clone(&logs) as Arc<dyn LogSink>);
         let store = Store::open(&options.data_dir).await.context("the database of the control plane")?;
-        let images = open_images(options, api, &store)?;
-
-        let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.jsonl")));
-        let api_host = SharedRouter::default();
-        let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
-        let edge = Edge::start(edge_options(options, api, &catalog, &hostnames, &logs, &api_host)?).await?;
+        let images = open_images(options, front.api, &store)?;
         let node = LocalNode::open(node_options(options, &images, &logs, &sealing_key)?).await?;
         if node.keeps_sources() {
             edge.keep_sources(options.machine_pool.to_string().parse()?);
         }
 
         let stop = CancellationToken::new();
-        let mut tasks = vec![tokio::spawn(Arc::clone(&catalog).follow(node.observe(), stop.clone()))];
+        let mut tasks = vec![tokio::spawn(Arc::clone(catalog).follow(node.observe(), stop.clone()))];
 
         let ports = Ports {
             node: Arc::clone(&node) as Arc<dyn Node>,
             images: Arc::clone(&images) as Arc<dyn ImageResolver>,
-            drain: Arc::clone(&edge) as Arc<dyn Drain>,
-            edge: Arc::clone(&edge) as Arc<dyn EdgeView>,
+            drain: Arc::clone(&front.elders) as Arc<dyn Drain>,
+            edge: Arc::clone(edge) as Arc<dyn EdgeView>,
             logs: Arc::clone(&logs) as Arc<dyn LogQuery>,
             log_sink: logs as Arc<dyn LogSink>,
             sealing_key,
         };
-        let control = Control::open(control_options(options, api, &edge), store.clone(), ports).await?;
+        let control = Control::open(control_options(options, front.api, edge), store.clone(), ports).await?;
         let names = open_names(&node).await;
 
         let router = control.router().merge(images.router());
-        api_host.set(router.clone());
+        front.api_host.set(Some(router.clone()));
         tasks.push(tokio::spawn(Arc::clone(&control).run()));
         tasks.push(tokio::spawn(collect(Arc::clone(&images), store, stop.clone())));
-        tasks.push(tokio::spawn(serve_api(listener, router, stop.clone())));
-        Ok(Self { images, node, catalog, edge, control, _names: names, api, stop, tasks })
+        tasks.push(tokio::spawn(serve_api(front.api_listener()?, router, stop.clone())));
+        Ok(Self { front, images, node, control, _names: names, stop, tasks })
     }
 
     /// Says on standard output what a person needs to go on. `ready` is the last line.
@@ -101,10 +92,10 @@ impl Rooms {
             Some(port) if port != usual => format!(":{port}"),
             _ => String::new(),
         };
-        println!("apps: http://<app>.{}{}", options.domain, port(self.edge.http_addresses(), 80));
-        println!("      https://<app>.{}{}", options.domain, port(self.edge.https_addresses(), 443));
-        println!("      (certificate authority: {})", self.edge.authority_path().display());
-        println!("API and registry: http://{}", self.api);
+        println!("apps: http://<app>.{}{}", options.domain, port(self.front.edge.http_addresses(), 80));
+        println!("      https://<app>.{}{}", options.domain, port(self.front.edge.https_addresses(), 443));
+        println!("      (certificate authority: {})", self.front.edge.authority_path().display());
+        println!("API and registry: http://{}", self.front.api);
         if let Some(token) = self.control.first_token() {
             println!("admin token: {token}");
             println!("             (shown once; sign in with `dunlin auth login`)");
@@ -119,30 +110,31 @@ impl Rooms {
         // The API takes nothing new; what is under way there ends with the control plane.
         self.stop.cancel();
         self.control.shutdown().await;
-        self.edge.shutdown(drain).await;
+        self.front.edge.shutdown(drain).await;
+        let closed = if stop_machines { self.node.shutdown_and_stop_all().await } else { Ok(()) };
+        self.let_go().await?;
+        closed.context("the machines could not all be stopped")
+    }
+
+    /// Closes everything but the front, which goes on by the last good catalog. Machines keep running.
+    pub async fn let_go(self) -> Result<Front> {
+        self.stop.cancel();
+        self.front.api_host.set(None);
+        self.control.shutdown().await;
         self.images.stop().await;
-        let closed = if stop_machines {
-            self.node.shutdown_and_stop_all().await
-        } else {
-            self.node.shutdown().await;
-            Ok(())
-        };
+        self.node.shutdown().await;
         for task in self.tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the platform died");
             }
         }
-        self.catalog.save().context("the catalog could not be saved")?;
-        closed.context("the machines could not all be stopped")
+        self.front.catalog.save().context("the catalog could not be saved")?;
+        Ok(self.front)
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address).await;
-    listener.with_context(|| format!("the API cannot listen on {address}; choose another place with --api-listen"))
-}
-
-fn sealing_key(options: &ServeOptions) -> Result<SealingKey> {
+/// What secrets are sealed with.
+pub fn sealing_key(options: &ServeOptions) -> Result<SealingKey> {
     let path = options.directory("keys")?.join("sealing.key");
     SealingKey::load_or_create(&path).with_context(|| format!("the sealing key {}", path.display()))
 }
@@ -186,12 +178,13 @@ fn instance_tag(data: &Path) -> Result<String> {
     Ok(hex::encode(&digest[..3]))
 }
 
-fn edge_options(
+/// How the edge is set up.
+pub fn edge_options(
     options: &ServeOptions,
     api: SocketAddr,
     catalog: &Publisher,
     hostnames: &Arc<Hostnames>,
-    logs: &Arc<Logs>,
+    logs: Arc<dyn LogSink>,
     api_host: &SharedRouter,
 ) -> Result<EdgeOptions> {
     let api_host = api_host.clone();
@@ -204,7 +197,7 @@ fn edge_options(
         keys: options.directory("keys")?,
         catalog: catalog.reader(),
         hostnames: Arc::clone(hostnames),
-        logs: Arc::clone(logs) as Arc<dyn LogSink>,
+        logs,
         platform: ["api", "registry"]
             .map(|name| (name.to_owned(), platform.clone()))
             .into_iter()
@@ -213,7 +206,7 @@ fn edge_options(
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
         access_records: !options.no_access_records,
-        bounds: Bounds::default(),
+        bounds: options.bounds(),
     })
 }
 
@@ -264,23 +257,5 @@ async fn serve_api(listener: TcpListener, router: Router, stop: CancellationToke
     let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
     if let Err(error) = served.await {
         tracing::error!(%error, "the API ended");
-    }
-}
-
-/// The API as the edge offers it under `api.<domain>`. The edge opens before the control plane does; until then it
-/// answers that the platform starts.
-#[derive(Clone, Default)]
-struct SharedRouter(Arc<OnceLock<Router>>);
-
-impl SharedRouter {
-    fn set(&self, router: Router) {
-        let _ = self.0.set(router);
-    }
-
-    async fn answer(self, request: Request<InboundBody>) -> Result<Response, Infallible> {
-        match self.0.get() {
-            Some(router) => router.clone().oneshot(request).await,
-            None => Ok((StatusCode::SERVICE_UNAVAILABLE, "the platform is starting; try again\n").into_response()),
-        }
     }
 }
