@@ -28,6 +28,20 @@ pub fn get(port: u16, host: &str, path: &str) -> io::Result<Answer> {
     parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("the answer is cut short"))
 }
 
+/// Asks a port of this machine to act, with a token.
+pub fn post(port: u16, path: &str, token: &str) -> io::Result<Answer> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    connection.set_read_timeout(Some(REQUEST_TIMEOUT))?;
+    write!(
+        connection,
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\
+         content-length: 0\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    connection.read_to_end(&mut bytes)?;
+    parse(&String::from_utf8_lossy(&bytes)).ok_or_else(|| io::Error::other("the answer is cut short"))
+}
+
 /// Reads a whole answer; none if it is not whole.
 fn parse(text: &str) -> Option<Answer> {
     let (head, rest) = text.split_once("\r\n\r\n")?;

@@ -155,6 +155,11 @@ impl Platform {
         format!("127.0.0.1:{}", self.ports[2])
     }
 
+    /// The API's port.
+    pub fn api_port(&self) -> u16 {
+        self.ports[2]
+    }
+
     /// The edge's HTTP port.
     pub fn http_port(&self) -> u16 {
         self.ports[0]

@@ -37,6 +37,9 @@ pub struct RunSpec {
     pub stop_signal: i32,
     /// The wall clock: nanoseconds since 1970 (UTC), or 0 to leave the guest's clock alone.
     pub unix_ns: u64,
+    /// Random bytes of the host, mixed into the guest's own before anything is chosen by those: a guest that goes on
+    /// where another was frozen would else choose as that one does.
+    pub entropy: Vec<u8>,
 }
 
 /// Secrets travel in the environment and in files, so neither is shown.

@@ -11,11 +11,13 @@ use nix::{
 use crate::{
     credentials::{self, Credentials},
     disks::{self, Root},
+    entropy,
     environment::{self, Environment},
     etc,
     failure::{OrFailure, failure},
     network,
     uevents::Uevents,
+    virtio,
 };
 
 /// How the program runs; what commands beside it inherit.
@@ -36,7 +38,9 @@ pub struct Program {
 
 /// Sets the guest up, step by step. `root` is set as soon as there is a root file system to put in order later.
 pub fn prepare(spec: &RunSpec, uevents: &Uevents, root: &mut Option<Root>) -> Result<Program, BootFailure> {
+    entropy::add(&spec.entropy).or_failure("random numbers", "mixing in the host's")?;
     set_clock(spec.unix_ns);
+    virtio::attach_all();
     *root = Some(disks::enter_root(&spec.root, uevents)?);
     network::bring_up(&spec.network, uevents)?;
     etc::set_names(&spec.hostname, &spec.network)?;

@@ -4,20 +4,16 @@
 //! of a kind of virtio device that this machine does not have is left out: checking and linking a module is a good
 //! part of the time that a guest takes to start.
 
-use std::{
-    fs,
-    fs::File,
-    io,
-    os::fd::AsRawFd,
-    path::{Path, PathBuf},
-};
+use std::{fs, fs::File, io, os::fd::AsRawFd, path::Path};
+
+use crate::virtio;
 
 /// Modules that serve one kind of device only, and the kind's number (virtio 1.2, section 5).
 const SERVES: [(&str, u32); 10] = [
-    ("failover", 1),
-    ("net_failover", 1),
-    ("virtio_net", 1),
-    ("virtio_blk", 2),
+    ("failover", virtio::NETWORK),
+    ("net_failover", virtio::NETWORK),
+    ("virtio_net", virtio::NETWORK),
+    ("virtio_blk", virtio::BLOCK),
     ("virtio_console", 3),
     ("rng_core", 4),
     ("virtio_rng", 4),
@@ -30,8 +26,8 @@ const SERVES: [(&str, u32); 10] = [
 pub fn load_all(directory: &Path) -> Vec<String> {
     let Ok(order) = fs::read_to_string(directory.join("order")) else { return Vec::new() };
     let names = order.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let useful = names.filter(|name| serves(name).is_none_or(|kind| virtio_kinds().contains(&kind)));
-    useful.filter_map(|name| load(&directory.join(name)).err().map(|error| format!("{name}: {error}"))).collect()
+    let useful = names.filter(|name| serves(name).is_none_or(|kind| virtio::kinds().contains(&kind)));
+    useful.filter_map(|name| load_named(directory, name).err().map(|error| format!("{name}: {error}"))).collect()
 }
 
 /// The kind of device that a module's file serves, if it serves but one.
@@ -40,14 +36,12 @@ fn serves(file: &str) -> Option<u32> {
     SERVES.iter().find(|(module, _)| *module == name).map(|(_, kind)| *kind)
 }
 
-/// The kinds of virtio devices that the drivers of the bus have found.
-fn virtio_kinds() -> Vec<u32> {
-    let devices = fs::read_dir("/sys/bus/virtio/devices").into_iter().flatten().flatten();
-    let kind = |path: PathBuf| {
-        let text = fs::read_to_string(path.join("device")).ok()?;
-        u32::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok()
-    };
-    devices.filter_map(|device| kind(device.path())).collect()
+fn load_named(directory: &Path, name: &str) -> io::Result<()> {
+    let load = || load(&directory.join(name));
+    match serves(name) {
+        Some(virtio::NETWORK | virtio::BLOCK) => virtio::held_back(load),
+        _ => load(),
+    }
 }
 
 fn load(path: &Path) -> io::Result<()> {

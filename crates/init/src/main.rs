@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   kernel ─▶ early mounts ─▶ kernel modules ─▶ channel to the host ─▶ wait for Boot
-//!          ─▶ root file system, network, volumes, files, user ─▶ program ─▶ supervise ─▶ disks in order ─▶ reboot
+//!          ─▶ random bytes, devices, root file system, network, volumes, files, user ─▶ program ─▶ supervise ─▶ disks in order ─▶ reboot
 //! ```
 //!
 //! [`supervisor`] holds the loop and the state; everything before the program is in [`boot`].
@@ -15,6 +15,7 @@ mod console;
 mod credentials;
 mod devices;
 mod disks;
+mod entropy;
 mod environment;
 mod etc;
 mod exec;
@@ -30,6 +31,7 @@ mod sockets;
 mod spawn;
 mod supervisor;
 mod uevents;
+mod virtio;
 
 use std::time::Instant;
 

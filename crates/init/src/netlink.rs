@@ -35,6 +35,13 @@ impl Netlink {
         self.ask(request)
     }
 
+    /// Gives an interface that is down another hardware address.
+    pub fn set_hardware_address(&self, index: u32, mac: [u8; 6]) -> io::Result<()> {
+        let mut request = Request::new(libc::RTM_NEWLINK, 0);
+        request.bytes(&[0, 0, 0, 0]).u32(index).u32(0).u32(0).attribute(libc::IFLA_ADDRESS, &mac);
+        self.ask(request)
+    }
+
     /// Gives an interface an address, usable at once (no duplicate address detection).
     pub fn add_address(&self, index: u32, ip: IpAddr, prefix: u8) -> io::Result<()> {
         let create = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;

@@ -37,6 +37,10 @@ fn configure(netlink: &Netlink, interface: &Interface, uevents: &Uevents) -> Res
         failure(STEP, format_args!("there is no network interface {wanted} after {} s", patience.as_secs()))
     })?;
     let index = index_of(&name).ok_or_else(|| failure(STEP, format_args!("{name} has gone")))?;
+    if let Some(mac) = interface.mac.as_ref().filter(|mac| !has_address(&name, mac)) {
+        let octets = parse_mac(mac).ok_or_else(|| failure(STEP, format_args!("{mac:?} is no hardware address")))?;
+        netlink.set_hardware_address(index, octets).or_failure(STEP, format_args!("making {name} {mac}"))?;
+    }
     // Addresses and routes come from the host alone, not from whoever sends router advertisements.
     let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "0");
     netlink.bring_up(index, interface.mtu).or_failure(STEP, format_args!("bringing up {name}"))?;
@@ -52,11 +56,24 @@ fn configure(netlink: &Netlink, interface: &Interface, uevents: &Uevents) -> Res
     Ok(())
 }
 
+/// The interface with the wanted hardware address. In a guest that goes on where another was frozen, the only one has
+/// that other's address.
 fn find(interface: &Interface) -> Option<String> {
     let Some(mac) = &interface.mac else { return index_of("eth0").map(|_| "eth0".to_owned()) };
     let names = fs::read_dir("/sys/class/net").ok()?.flatten().map(|entry| entry.file_name());
-    let mut names = names.map(|name| name.to_string_lossy().into_owned());
-    names.find(|name| attribute(name, "address").is_some_and(|address| address.eq_ignore_ascii_case(mac)))
+    let names = names.map(|name| name.to_string_lossy().into_owned()).filter(|name| name != "lo");
+    let names: Vec<_> = names.collect();
+    let wanted = names.iter().find(|name| has_address(name, mac));
+    wanted.or(names.first().filter(|_| names.len() == 1)).cloned()
+}
+
+fn has_address(name: &str, mac: &str) -> bool {
+    attribute(name, "address").is_some_and(|address| address.eq_ignore_ascii_case(mac))
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let octets: Option<Vec<u8>> = text.split(':').map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+    octets?.try_into().ok()
 }
 
 fn index_of(name: &str) -> Option<u32> {
@@ -66,4 +83,15 @@ fn index_of(name: &str) -> Option<u32> {
 fn attribute(name: &str, attribute: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new("/sys/class/net").join(name).join(attribute)).ok()?;
     Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardware_address_has_six_octets() {
+        assert_eq!(parse_mac("02:00:00:00:00:0a"), Some([2, 0, 0, 0, 0, 10]));
+        assert_eq!([parse_mac("02:00"), parse_mac("02:00:00:00:00:gg"), parse_mac("")], [None; 3]);
+    }
 }

@@ -27,7 +27,8 @@ use tokio::{
 const INTERVAL: Duration = Duration::from_secs(15);
 const TIMEOUT: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(1);
-/// Between two looks until the first passes.
+/// Between two looks until the first passes: doubled from look to look, since most programs listen at once or not soon.
+const EAGER_FIRST: Duration = Duration::from_millis(5);
 const EAGER_TCP: Duration = Duration::from_millis(100);
 const EAGER_HTTP: Duration = Duration::from_millis(500);
 /// What of a failing answer is shown.
@@ -142,7 +143,7 @@ fn probe(name: String, port: u16, check: &Check) -> Probe {
 async fn watch(probe: Probe, guest: IpAddr, answers: mpsc::Sender<Answer>) {
     let started = Instant::now();
     let address = SocketAddr::new(guest, probe.port);
-    let (mut passed, mut last) = (false, None);
+    let (mut passed, mut last, mut eager) = (false, None, EAGER_FIRST);
     loop {
         let result = timeout(probe.timeout, look(&probe.look, address)).await;
         let result = result.unwrap_or_else(|_| Err(format!("no answer within {}", GoDuration(probe.timeout))));
@@ -159,11 +160,12 @@ async fn watch(probe: Probe, guest: IpAddr, answers: mpsc::Sender<Answer>) {
             }
             last = Some(answer);
         }
-        sleep(if passed { probe.interval } else { eager(&probe) }).await;
+        sleep(if passed { probe.interval } else { eager }).await;
+        eager = (eager * 2).min(most_eager(&probe));
     }
 }
 
-fn eager(probe: &Probe) -> Duration {
+fn most_eager(probe: &Probe) -> Duration {
     let eager = if probe.look == Look::Tcp { EAGER_TCP } else { EAGER_HTTP };
     eager.min(probe.interval)
 }

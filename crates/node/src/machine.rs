@@ -35,7 +35,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use plan::Vm;
 pub use validate::validate;
@@ -50,7 +50,7 @@ use crate::{
     net::Network,
     options::StepProbe,
     view::View,
-    vmm::{self, VmRecord, Vmm},
+    vmm::{self, VmPlan, VmRecord, Vmm},
 };
 
 /// Calls that wait for one machine. A caller beyond that waits to be let in.
@@ -90,6 +90,8 @@ pub struct Host {
     pub boot_timeout: Duration,
     /// Is told of steps.
     pub probe: StepProbe,
+    /// What is done beside the machines' tasks; it ends with them.
+    pub beside: TaskTracker,
     /// Every machine's task ends soon after; virtual machines go on.
     pub leave: CancellationToken,
     /// Every machine is stopped before its task ends.
@@ -114,6 +116,23 @@ impl Host {
         let groups = self.cgroups.directories(id);
         let ours = groups.is_empty() || cgroup::processes(&groups).contains(&found.process.pid);
         ours.then_some(found)
+    }
+
+    /// Prepares, beside the machine's task, for later guests like this one.
+    pub fn prepare_for(self: &Arc<Self>, plan: VmPlan) {
+        let host = Arc::clone(self);
+        self.beside.spawn(async move {
+            let preparing = host.vmm.prepare_for(&plan);
+            let prepared = tokio::select! {
+                prepared = preparing => prepared,
+                () = host.leave.cancelled() => Ok(()),
+                () = host.stop_all.cancelled() => Ok(()),
+            };
+            if let Err(error) = prepared {
+                let error = kit::report::Report(&error).to_string();
+                tracing::warn!(%error, "guests like that of machine {} start no sooner", plan.machine);
+            }
+        });
     }
 
     /// Writes a record of the platform's own into a machine's log.

@@ -10,7 +10,7 @@ use model::{
 };
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     capacity::Capacity,
@@ -121,6 +121,8 @@ impl LocalNode {
         for handle in machines.into_values() {
             handle.finished().await;
         }
+        self.host.beside.close();
+        self.host.beside.wait().await;
     }
 
     async fn inbox(&self, id: &MachineId) -> Result<mpsc::Sender<Command>, NodeError> {
@@ -291,6 +293,7 @@ async fn prepare(options: NodeOptions) -> Result<(Arc<Host>, String), OpenError>
         first_uid: options.first_uid,
         boot_timeout: options.boot_timeout,
         probe: options.probe,
+        beside: TaskTracker::new(),
         leave: CancellationToken::new(),
         stop_all: CancellationToken::new(),
     };

@@ -79,8 +79,8 @@ pub struct Disk {
 /// The network device of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nic {
-    /// The host's side: an existing tap (IFF_NO_PI, IFF_VNET_HDR).
-    pub tap: String,
+    /// The host's side: an existing tap (IFF_NO_PI, IFF_VNET_HDR); none if the device leads nowhere.
+    pub tap: Option<String>,
     /// The guest's address.
     pub mac: [u8; 6],
 }
@@ -228,4 +228,13 @@ pub trait Vmm: Send + Sync {
     /// Starts a VM. When this returns, the guest runs; on an error, or when this is dropped half way, nothing of it is
     /// left. Should the caller die half way, [`find`] finds what was started.
     async fn launch(&self, plan: &VmPlan) -> Result<Vm, VmmError>;
+
+    /// Does what makes later guests like this one start sooner. It takes up to some seconds, and is best begun when a
+    /// guest of this plan is up; dropped half way, it leaves nothing that runs.
+    ///
+    /// # Errors
+    /// It could not be done. Guests start all the same.
+    async fn prepare_for(&self, _plan: &VmPlan) -> Result<(), VmmError> {
+        Ok(())
+    }
 }

@@ -94,6 +94,9 @@ impl Actor {
             return false;
         }
         self.host.say(&self.record.spec, format!("Machine started in {}", GoDuration(took)));
+        if let Ok(plan) = self.vm_plan() {
+            self.host.prepare_for(plan);
+        }
         true
     }
 

@@ -39,6 +39,8 @@ pub struct Sources<'a> {
     pub boot_id: &'a str,
     /// The wall clock, in nanoseconds since 1970.
     pub unix_ns: u64,
+    /// Random bytes for its kernel.
+    pub entropy: [u8; 64],
 }
 
 /// The guest's disks, in the order in which the virtual machine gets them: root filesystem, writable layer, volume.
@@ -75,6 +77,7 @@ pub fn run_spec(sources: &Sources<'_>) -> Result<RunSpec, String> {
         nofile: OPEN_FILES,
         stop_signal: stop_signal(spec, image)?,
         unix_ns: sources.unix_ns,
+        entropy: sources.entropy.to_vec(),
     })
 }
 

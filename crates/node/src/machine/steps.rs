@@ -231,7 +231,7 @@ impl Actor {
         Ok(())
     }
 
-    fn vm_plan(&self) -> Result<VmPlan, String> {
+    pub(super) fn vm_plan(&self) -> Result<VmPlan, String> {
         let (made, spec) = (self.made()?, &self.record.spec);
         let rootfs = self.rootfs.as_ref().ok_or("its root filesystem is not at hand")?;
         let mut disks = vec![
@@ -248,7 +248,7 @@ impl Actor {
             kernel: Arc::clone(&self.host.kernel),
             kernel_args: Vec::new(),
             disks,
-            nic: Some(Nic { tap: made.tap.clone(), mac: net::mac_of(&spec.id) }),
+            nic: Some(Nic { tap: Some(made.tap.clone()), mac: net::mac_of(&spec.id) }),
             cgroup_procs: made.cgroups.iter().map(|directory| directory.join("cgroup.procs")).collect(),
             user: VmUser { uid: made.uid, gid: made.uid },
         })
@@ -286,6 +286,7 @@ impl Actor {
             name_servers: &self.host.name_servers,
             boot_id: &self.made()?.boot_id,
             unix_ns: clock::unix_ns(),
+            entropy: kit::random::bytes(),
         })
     }
 

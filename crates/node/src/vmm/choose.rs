@@ -15,7 +15,12 @@ use std::{
 use model::machine::Isolation;
 use sha2::{Digest, Sha256};
 
-use super::{VmUser, Vmm, VmmError, firecracker::Firecracker, hardware, probe, process, qemu::Qemu};
+use super::{
+    VmUser, Vmm, VmmError,
+    firecracker::Firecracker,
+    hardware, probe, process,
+    qemu::{Qemu, template::Templates},
+};
 use crate::kernel::GuestKernel;
 
 /// Which driver an operator wants.
@@ -53,7 +58,7 @@ pub async fn choose(wanted: Driver, kernel: &Arc<GuestKernel>, data: &Path, user
     let mut verdicts = Verdicts::load(data, kernel, user);
     let mut refusals: Vec<String> = Vec::new();
     for isolation in ladder(wanted) {
-        let vmm = match candidate(*isolation, user) {
+        let vmm = match candidate(*isolation, data, user) {
             Ok(vmm) => vmm,
             Err(reason) => {
                 refusals.push(format!("no {isolation}: {reason}"));
@@ -94,7 +99,7 @@ struct Candidate {
 }
 
 /// The driver of a kind, or what it lacks.
-fn candidate(isolation: Isolation, user: VmUser) -> Result<Candidate, String> {
+fn candidate(isolation: Isolation, data: &Path, user: VmUser) -> Result<Candidate, String> {
     match isolation {
         Isolation::Firecracker => {
             let firecracker = env::var_os(FIRECRACKER_VARIABLE).map(PathBuf::from).or_else(|| in_path("firecracker"));
@@ -110,13 +115,13 @@ fn candidate(isolation: Isolation, user: VmUser) -> Result<Candidate, String> {
         }
         Isolation::QemuKvm | Isolation::QemuTcg => {
             let program = in_path(QEMU).ok_or_else(|| format!("{QEMU} is not installed; run `dunlin setup`"))?;
-            let programs = vec![program.clone()];
+            let (programs, templates) = (vec![program.clone()], Arc::new(Templates::below(data)));
             if isolation == Isolation::QemuTcg {
-                return Ok(Candidate { vmm: Arc::new(Qemu::emulated(program)), programs });
+                return Ok(Candidate { vmm: Arc::new(Qemu::emulated(program, templates)), programs });
             }
             hardware::check()?;
             hardware::check_access(user)?;
-            Ok(Candidate { vmm: Arc::new(Qemu::accelerated(program)), programs })
+            Ok(Candidate { vmm: Arc::new(Qemu::accelerated(program, templates)), programs })
         }
     }
 }

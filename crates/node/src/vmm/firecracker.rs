@@ -179,10 +179,10 @@ fn configuration(plan: &VmPlan) -> Vec<(String, Value)> {
     let kernel = json!({ "kernel_image_path": "vmlinux", "initrd_path": "initramfs", "boot_args": arguments });
     let mut requests = vec![("/machine-config".to_owned(), machine), ("/boot-source".to_owned(), kernel)];
     requests.extend(plan.disks.iter().enumerate().map(|(index, disk)| drive(index, disk)));
-    requests.extend(plan.nic.iter().map(|nic| {
+    requests.extend(plan.nic.iter().filter_map(|nic| {
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
-        let body = json!({ "iface_id": "net0", "host_dev_name": nic.tap, "guest_mac": mac });
-        ("/network-interfaces/net0".to_owned(), body)
+        let body = json!({ "iface_id": "net0", "host_dev_name": nic.tap.as_ref()?, "guest_mac": mac });
+        Some(("/network-interfaces/net0".to_owned(), body))
     }));
     requests.push(("/vsock".to_owned(), json!({ "guest_cid": GUEST_CID, "uds_path": VSOCK_SOCKET })));
     requests.push(("/entropy".to_owned(), json!({})));

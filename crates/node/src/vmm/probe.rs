@@ -102,7 +102,7 @@ fn refusal(error: &VmmError, isolation: Isolation) -> String {
     if isolation == Isolation::QemuTcg { text } else { format!("{text}; {}", hardware::suspicion()) }
 }
 
-fn directory(data: &Path) -> PathBuf {
+pub(super) fn directory(data: &Path) -> PathBuf {
     data.join("kernel").join("probe")
 }
 

@@ -3,13 +3,17 @@
 mod firecracker;
 mod guests;
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use api::internal::{ExecEvent, ExecRequest, ExecSession};
-use guests::{PATIENCE, SERVE, host_or_skip};
+use guest::{
+    RunSpec,
+    spec::{Interface, Network},
+};
+use guests::{PATIENCE, SERVE, host_or_skip, run_script};
 use node::{
     link::{GuestPhase, Session},
-    vmm::{self, Disk, Driver, Vm},
+    vmm::{self, Disk, Driver, Nic, Vm, VmPlan, VmRecord},
 };
 use tokio::time::{Instant, timeout};
 
@@ -137,6 +141,70 @@ async fn the_choice_is_what_truly_runs_and_is_remembered() {
     link.close().await;
     let left = fs::read_dir(host.data().join("kernel/probe")).unwrap().count();
     assert_eq!(left, 0, "a trial guest has left something");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_go_on_where_their_like_was_frozen_with_disks_network_and_random_numbers_of_their_own() {
+    let host =
+        host_or_skip!("guests_go_on_where_their_like_was_frozen_with_disks_network_and_random_numbers_of_their_own");
+    let qemu = host.qemu().await;
+    let nic = |last| Some(Nic { tap: None, mac: [2, 0, 0, 0, 0, last] });
+    let begun = Instant::now();
+    qemu.prepare_for(&VmPlan { nic: nic(1), ..host.plan() }).await.unwrap();
+    eprintln!("the template took {:?}", begun.elapsed());
+
+    let mut chosen = BTreeSet::new();
+    for last in [2, 3] {
+        let plan = VmPlan { nic: nic(last), ..host.plan() };
+        let begun = Instant::now();
+        let vm = qemu.launch(&plan).await.unwrap();
+        let record = vm.record.clone();
+        assert!(goes_on(&record), "it was booted");
+        let (link, logs) = host.link(vm);
+        let mac = format!("02:00:00:00:00:0{last}");
+        let interface = Interface { mac: Some(mac.clone()), ..Interface::default() };
+        let network = Network { interface: Some(interface), ..Network::default() };
+        let spec = RunSpec { entropy: vec![last; 64], network, ..run_script(SERVE) };
+        let booted = timeout(PATIENCE, link.boot(spec)).await.expect("the guest boots");
+        booted.unwrap_or_else(|error| panic!("{error}:\n{}", node::link::console_tail(&host.console(), 10_000)));
+        eprintln!("started after {:?}", begun.elapsed());
+        logs.wait_for("ready").await;
+        let (_, seen) = shell(&link, "cat /sys/class/net/eth0/address /sys/block/vd?/size /marker").await;
+        let sizes = plan.disks.iter().map(|disk| (fs::metadata(&disk.path).unwrap().len() / 512).to_string());
+        let expected: Vec<_> = [mac].into_iter().chain(sizes).chain(["the image".into()]).collect();
+        assert_eq!(seen.lines().collect::<Vec<_>>(), expected);
+        let (_, random) = shell(&link, "cd /proc/sys/kernel/random; cat boot_id uuid").await;
+        chosen.extend(random.lines().map(str::to_owned));
+        record.process.kill().await.unwrap();
+        link.close().await;
+    }
+    assert_eq!(chosen.len(), 4, "two guests chose alike: {chosen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_boots_if_the_template_that_it_should_go_on_from_is_damaged() {
+    let host = host_or_skip!("a_guest_boots_if_the_template_that_it_should_go_on_from_is_damaged");
+    let (qemu, plan) = (host.qemu().await, host.plan());
+    qemu.prepare_for(&plan).await.unwrap();
+    let template = fs::read_dir(host.data().join("kernel/templates")).unwrap().next().unwrap().unwrap().path();
+    let template = template.join("1x256-rww");
+    let file = fs::File::options().write(true).open(&template).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+
+    let vm = qemu.launch(&plan).await.unwrap();
+    let record = vm.record.clone();
+    assert!(!goes_on(&record) && !template.exists());
+    let (link, logs) = host.link(vm);
+    host.boot(&link, SERVE).await;
+    logs.wait_for("ready").await;
+    record.process.kill().await.unwrap();
+    link.close().await;
+}
+
+/// Whether a VM was not booted but goes on from a template.
+fn goes_on(vm: &VmRecord) -> bool {
+    let line = fs::read_to_string(format!("/proc/{}/cmdline", vm.process.pid)).unwrap();
+    line.split('\0').any(|argument| argument == "-incoming")
 }
 
 async fn shell(link: &node::link::Link, script: &str) -> (i32, String) {

@@ -36,14 +36,26 @@ pub(super) struct Prepared {
 /// - the kernel's tests of its own ciphers, a fifth of its start under emulation, are left out.
 pub(crate) const KERNEL_ARGS: &str = "console=ttyS0 quiet reboot=t panic=-1 cryptomgr.notests";
 
-pub(super) fn prepare(program: &Path, isolation: Isolation, plan: &VmPlan) -> Result<Prepared, VmmError> {
+/// Where a guest begins.
+#[derive(Debug)]
+pub(super) enum Start {
+    /// With its kernel.
+    Kernel,
+    /// Where another was frozen, in this file. The machine must be made like that one's; nothing is loaded into it.
+    Frozen(File),
+}
+
+pub(super) fn prepare(program: &Path, isolation: Isolation, plan: &VmPlan, start: Start) -> Result<Prepared, VmmError> {
     if plan.disks.len() + OTHER_DEVICES > MAX_DEVICES {
         return Err(VmmError::Plan(format!("it has more than {} disks", MAX_DEVICES - OTHER_DEVICES)));
     }
     let mut builder = Builder { command: Command::new(program), inherited: Vec::new() };
     builder.machine(isolation, plan);
     builder.confinement();
-    builder.kernel(isolation, plan)?;
+    match start {
+        Start::Kernel => builder.kernel(isolation, plan)?,
+        Start::Frozen(state) => builder.frozen(state),
+    }
     for (index, disk) in plan.disks.iter().enumerate() {
         builder.disk(index, disk)?;
     }
@@ -97,6 +109,11 @@ impl Builder {
         Ok(())
     }
 
+    fn frozen(&mut self, state: File) {
+        self.args(["-incoming", &format!("fd:{}", state.as_raw_fd())]);
+        self.inherited.push(state.into());
+    }
+
     /// A disk as a set of descriptors: QEMU opens what it may write to for reading first, and takes for each way of
     /// opening the descriptor that fits.
     fn disk(&mut self, index: usize, disk: &Disk) -> Result<(), VmmError> {
@@ -123,14 +140,21 @@ impl Builder {
     }
 
     fn nic(&mut self, nic: &Nic) -> Result<(), VmmError> {
-        let tap =
-            tap::open(&nic.tap).map_err(|source| VmmError::Setup { what: format!("open tap {}", nic.tap), source })?;
-        let descriptor = tap.as_raw_fd();
-        self.inherited.push(tap.into());
-        self.args(["-netdev", &format!("tap,id=net0,fd={descriptor},vhost=off")]);
+        let netdev = match &nic.tap {
+            Some(tap) => self.tap(tap)?,
+            None => "hubport,id=net0,hubid=0".to_owned(),
+        };
+        self.args(["-netdev", &netdev]);
         let mac = nic.mac.map(|byte| format!("{byte:02x}")).join(":");
         self.args(["-device", &format!("virtio-net-device,netdev=net0,mac={mac}")]);
         Ok(())
+    }
+
+    fn tap(&mut self, name: &str) -> Result<String, VmmError> {
+        let tap = tap::open(name).map_err(|source| VmmError::Setup { what: format!("open tap {name}"), source })?;
+        let descriptor = tap.as_raw_fd();
+        self.inherited.push(tap.into());
+        Ok(format!("tap,id=net0,fd={descriptor},vhost=off"))
     }
 
     fn channels(&mut self) {

@@ -3,12 +3,18 @@
 //! The server greets; `qmp_capabilities` ends the negotiation; then each command is answered in turn, with events in
 //! between. QEMU is not trusted: lines and their number are bounded, and each exchange has a deadline.
 
-use std::{io, time::Duration};
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::BorrowedFd,
+    time::Duration,
+};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Interest},
     net::UnixStream,
     time::timeout,
 };
@@ -59,12 +65,34 @@ impl Qmp {
 
     /// Gives a command without arguments and returns its answer.
     pub(super) async fn command(&mut self, name: &str) -> Result<Value, VmmError> {
-        within_patience(self.exchange(name)).await?.map_err(|reason| refused(format!("{name}: {reason}")))
+        self.command_with(name, json!({})).await
     }
 
-    async fn exchange(&mut self, name: &str) -> io::Result<Result<Value, String>> {
-        let line = format!("{}\n", json!({ "execute": name }));
-        self.stream.get_mut().write_all(line.as_bytes()).await?;
+    /// Gives a command and returns its answer.
+    pub(super) async fn command_with(&mut self, name: &str, arguments: Value) -> Result<Value, VmmError> {
+        within_patience(self.exchange(name, arguments, None))
+            .await?
+            .map_err(|reason| refused(format!("{name}: {reason}")))
+    }
+
+    /// Hands an open file over, which later commands call by this name.
+    pub(super) async fn give_file(&mut self, name: &str, file: BorrowedFd<'_>) -> Result<(), VmmError> {
+        let given = self.exchange("getfd", json!({ "fdname": name }), Some(file));
+        within_patience(given).await?.map(drop).map_err(|reason| refused(format!("getfd: {reason}")))
+    }
+
+    async fn exchange(
+        &mut self,
+        name: &str,
+        arguments: Value,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Result<Value, String>> {
+        let line = format!("{}\n", json!({ "execute": name, "arguments": arguments }));
+        let sent = match file {
+            Some(file) => send_with(self.stream.get_ref(), line.as_bytes(), file).await?,
+            None => 0,
+        };
+        self.stream.get_mut().write_all(&line.as_bytes()[sent..]).await?;
         for _ in 0..MAX_EVENTS {
             match read_line(&mut self.stream).await? {
                 Line::Return(value) => return Ok(Ok(value)),
@@ -74,6 +102,19 @@ impl Qmp {
         }
         Err(io::Error::other("too many events"))
     }
+}
+
+/// Sends the first of these bytes, and a descriptor with them (unix(7), `SCM_RIGHTS`).
+async fn send_with(stream: &UnixStream, bytes: &[u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut rights = SendAncillaryBuffer::new(&mut space);
+            let descriptors = [file];
+            rights.push(SendAncillaryMessage::ScmRights(&descriptors));
+            Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut rights, SendFlags::NOSIGNAL)?)
+        })
+        .await
 }
 
 async fn read_line(stream: &mut (impl AsyncBufRead + Unpin)) -> io::Result<Line> {
