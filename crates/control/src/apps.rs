@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use api::public::{
-    access::{CreateOrganization, OrganizationList, TokenReply},
+    access::{CreateOrganization, OrganizationList, Token, TokenList, TokenReply},
     machines::{App, AppList, CreateApp, Organization},
 };
 use kit::{clock::unix_ms, report::Report};
-use model::{AppName, OrgSlug, machine::MachineState};
+use model::{AppName, OrgSlug, Timestamp, machine::MachineState};
 
 use crate::{
     Control,
@@ -18,6 +18,7 @@ use crate::{
         machines::{self, MachineRow},
         orgs::{self, Org},
         releases,
+        tokens::{self, TokenShown},
     },
 };
 
@@ -118,6 +119,27 @@ impl Control {
         let token = auth::create_token(&mut tx, scope, &name, expires_at, true).await?;
         self.store.commit(tx).await?;
         Ok(TokenReply { token })
+    }
+
+    /// The tokens that the caller may revoke, of an organization and of an app if these are named.
+    pub(crate) async fn tokens(
+        &self,
+        caller: &Caller,
+        org: Option<&str>,
+        app: Option<&str>,
+    ) -> Result<TokenList, Error> {
+        let rows = tokens::list(self.store.reader(), caller.tokens_within()?, org, app).await?;
+        Ok(TokenList { tokens: rows.into_iter().map(shown_token).collect::<Result<_, _>>()? })
+    }
+
+    /// Makes a token good no more.
+    pub(crate) async fn revoke_token(&self, caller: &Caller, id: &str) -> Result<(), Error> {
+        let within = caller.tokens_within()?;
+        let mut tx = self.store.begin().await?;
+        if !tokens::delete(&mut tx, id, within).await? {
+            return Err(Error::not_found("token", id));
+        }
+        self.store.commit(tx).await
     }
 
     /// An app as the API shows it.
@@ -221,4 +243,14 @@ fn check_network(name: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::invalid(format!("network: {name:?} is not a network's name: 1 to 63 letters, digits, '-' and '_'")))
+}
+
+fn shown_token(row: TokenShown) -> Result<Token, Error> {
+    let read = Error::unreadable("token");
+    let names =
+        || Ok((row.org.as_deref().map(str::parse).transpose()?, row.app.as_deref().map(str::parse).transpose()?));
+    let (org, app) = names().map_err(|error: model::InvalidName| read(error.into()))?;
+    let time = |ms: i64| Timestamp(ms.unsigned_abs());
+    let (created_at, expires_at) = (time(row.created_at), row.expires_at.map(time));
+    Ok(Token { id: row.id, name: row.name, org, app, created_at, expires_at })
 }

@@ -58,6 +58,15 @@ impl Caller {
         if self.acts_for(app.org_id) { Ok(()) } else { Err(Error::Forbidden("decide about the app as a whole")) }
     }
 
+    /// The organization whose tokens they may see and revoke; none means all. Who reaches but one app decides about none.
+    pub(crate) fn tokens_within(&self) -> Result<Option<i64>, Error> {
+        match self.scope {
+            Scope::Admin => Ok(None),
+            Scope::Org(org) => Ok(Some(org)),
+            Scope::App { .. } => Err(Error::Forbidden("see or revoke tokens")),
+        }
+    }
+
     /// Whether they may act for a whole organization.
     pub(crate) fn acts_for(&self, org: i64) -> bool {
         matches!(self.scope, Scope::Admin) || self.scope == Scope::Org(org)

@@ -49,7 +49,7 @@ pub enum Error {
     /// There is no such thing, or the caller may not know of it.
     #[error("{kind} not found: {name}")]
     NotFound {
-        /// `app`, `machine`, `release`, `deployment`, `secret`, `lease`, `organization`.
+        /// `app`, `machine`, `release`, `deployment`, `secret`, `lease`, `organization`, `token`.
         kind: &'static str,
         /// What was asked for.
         name: String,
@@ -155,6 +155,7 @@ impl Error {
         let hint = match self {
             Self::NotFound { kind: "app", .. } => "check the name; `dunlin apps list` shows the apps that you may use",
             Self::NotFound { kind: "machine", .. } => "check the id; `dunlin machine list` shows the app's machines",
+            Self::NotFound { kind: "token", .. } => "`dunlin tokens list` shows the tokens that you may revoke",
             Self::Unauthenticated(_) => "send `Authorization: Bearer <token>` with a token of this platform",
             Self::Forbidden(_) => "use a token of the organization, or the administrator's",
             Self::NameTaken(_) => "choose another name",

@@ -50,6 +50,8 @@ fn documented() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(apps::create_deploy_token))
         .routes(routes!(apps::list_orgs, apps::create_org))
         .routes(routes!(apps::create_org_token))
+        .routes(routes!(apps::list_tokens))
+        .routes(routes!(apps::revoke_token))
         .merge(machine_routes())
         .routes(routes!(secrets::list, secrets::set))
         .routes(routes!(secrets::get, secrets::set_one, secrets::unset))

@@ -141,7 +141,7 @@ pub enum ClientCommand {
     /// List and create organizations
     #[command(subcommand, visible_alias = "org")]
     Orgs(orgs::Orgs),
-    /// Make tokens
+    /// Make, list and revoke tokens
     #[command(subcommand, visible_alias = "token")]
     Tokens(orgs::Tokens),
     /// Print the version

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use api::public::{
     ErrorBody,
-    access::{CreateOrganization, CreateToken, OrganizationList, TokenReply},
+    access::{CreateOrganization, CreateToken, OrganizationList, TokenList, TokenReply},
     machines::{App, AppList, CreateApp, Organization},
 };
 use axum::{
@@ -130,6 +130,38 @@ pub(super) async fn create_org_token(
 ) -> Answer<(StatusCode, Json<TokenReply>)> {
     let token = control.create_org_token(&caller, &slug, &request.name, lifetime_ms(&request)?).await?;
     Ok((StatusCode::CREATED, Json(token)))
+}
+
+/// Tokens that are good and that the caller may revoke.
+#[utoipa::path(
+    get, path = "/v1/tokens", tag = "access",
+    params(
+        ("org_slug" = Option<String>, Query, description = "only those that reach this organization or an app of it"),
+        ("app" = Option<String>, Query, description = "only those that reach this app alone"),
+    ),
+    responses((status = 200, body = TokenList))
+)]
+pub(super) async fn list_tokens(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    params: Params,
+) -> Answer<Json<TokenList>> {
+    control.tokens(&caller, params.get("org_slug"), params.get("app")).await.map(Json)
+}
+
+/// Makes a token good no more, at once.
+#[utoipa::path(
+    delete, path = "/v1/tokens/{id}", tag = "access",
+    params(("id" = String, Path, description = "the token's id, not its text")),
+    responses((status = 204, description = "it is good no more"))
+)]
+pub(super) async fn revoke_token(
+    State(control): State<Arc<Control>>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    control.revoke_token(&caller, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 fn lifetime_ms(request: &CreateToken) -> Answer<Option<u64>> {

@@ -32,6 +32,40 @@ pub(crate) async fn find(db: impl SqliteExecutor<'_>, id: &str) -> Result<Option
     Ok(sqlx::query_as(sql).bind(id).bind(to_i64(kit::clock::unix_ms())).fetch_optional(db).await?)
 }
 
+/// A token as it is shown.
+#[derive(Debug, sqlx::FromRow)]
+pub(crate) struct TokenShown {
+    pub id: String,
+    pub name: String,
+    pub org: Option<String>,
+    pub app: Option<String>,
+    pub created_at: i64,
+    pub expires_at: Option<i64>,
+}
+
+/// The tokens that are good and limited to this organization (all, for none), of those the ones that name this
+/// organization and this app, oldest first.
+pub(crate) async fn list(
+    db: impl SqliteExecutor<'_>,
+    within: Option<i64>,
+    org: Option<&str>,
+    app: Option<&str>,
+) -> Result<Vec<TokenShown>, Error> {
+    let sql = "SELECT t.id, t.name, o.slug AS org, a.name AS app, t.created_at, t.expires_at
+               FROM tokens t LEFT JOIN orgs o ON o.id = t.org_id LEFT JOIN apps a ON a.id = t.app_id
+               WHERE (?1 IS NULL OR t.org_id = ?1) AND (?2 IS NULL OR o.slug = ?2) AND (?3 IS NULL OR a.name = ?3)
+                 AND (t.expires_at IS NULL OR t.expires_at > ?4)
+               ORDER BY t.created_at, t.id LIMIT 1000";
+    let now = to_i64(kit::clock::unix_ms());
+    Ok(sqlx::query_as(sql).bind(within).bind(org).bind(app).bind(now).fetch_all(db).await?)
+}
+
+/// Removes a token that is limited to this organization (any, for none); `false` if there is no such token.
+pub(crate) async fn delete(tx: &mut Tx, id: &str, within: Option<i64>) -> Result<bool, Error> {
+    let sql = "DELETE FROM tokens WHERE id = ?1 AND (?2 IS NULL OR org_id = ?2)";
+    Ok(sqlx::query(sql).bind(id).bind(within).execute(&mut **tx).await?.rows_affected() == 1)
+}
+
 /// What a new token is.
 pub(crate) struct NewToken<'a> {
     pub id: &'a str,

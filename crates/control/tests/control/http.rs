@@ -171,6 +171,46 @@ async fn organizations_do_not_see_each_other() {
 }
 
 #[tokio::test]
+async fn tokens_are_listed_without_their_secrets_and_revoked_by_those_who_decide_about_them() {
+    let (_world, running, admin) = platform().await;
+    for org in ["birds", "fish"] {
+        admin.post("/v1/orgs", json!({ "slug": org })).await.ok();
+    }
+    admin.post("/v1/apps", json!({"name": "nest", "org_slug": "birds"})).await.ok();
+    let make =
+        async |path: &str| admin.post(path, json!({"name": "ci"})).await.ok()["token"].as_str().unwrap().to_owned();
+    let (birds_token, fish_token) = (make("/v1/orgs/birds/tokens").await, make("/v1/orgs/fish/tokens").await);
+    let nest_token = make("/v1/apps/nest/deploy_token").await;
+    let id = |token: &str| token.split('_').nth(1).unwrap().to_owned();
+    let (birds, nest) = (running.client(&birds_token), running.client(&nest_token));
+
+    let listed = birds.get("/v1/tokens").await;
+    assert!(!listed.text.contains(birds_token.rsplit('_').next().unwrap()), "{}", listed.text);
+    let ids = |list: &serde_json::Value| {
+        list["tokens"].as_array().unwrap().iter().map(|it| it["id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&listed.body), [id(&birds_token), id(&nest_token)]);
+    assert_eq!(
+        (listed.body["tokens"][1]["app"].as_str(), listed.body["tokens"][0]["org"].as_str()),
+        (Some("nest"), Some("birds"))
+    );
+    assert_eq!(ids(&birds.get("/v1/tokens?app=nest").await.ok()), [id(&nest_token)]);
+    assert_eq!(ids(&birds.get("/v1/tokens?org_slug=fish").await.ok()), Vec::<String>::new());
+    assert_eq!(ids(&admin.get("/v1/tokens").await.ok()).len(), 4);
+
+    // Nobody revokes what reaches others, and an app's token revokes nothing.
+    birds.delete(&format!("/v1/tokens/{}", id(&fish_token))).await.refused(404);
+    nest.get("/v1/tokens").await.refused(403);
+    nest.delete(&format!("/v1/tokens/{}", id(&nest_token))).await.refused(403);
+    nest.get("/v1/apps/nest").await.ok();
+    birds.delete(&format!("/v1/tokens/{}", id(&nest_token))).await.ok();
+    nest.get("/v1/apps/nest").await.refused(401);
+    admin.delete(&format!("/v1/tokens/{}", id(&birds_token))).await.ok();
+    birds.get("/v1/tokens").await.refused(401);
+    admin.delete("/v1/tokens/none").await.refused(404);
+}
+
+#[tokio::test]
 async fn the_images_of_releases_and_machines_are_in_use() {
     use api::internal::ImagesInUse;
     let (world, running, client) = platform().await;

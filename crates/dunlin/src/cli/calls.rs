@@ -1,7 +1,7 @@
 //! The API's calls, typed.
 
 use api::public::{
-    access::{CreateOrganization, CreateToken, OrganizationList, TokenReply},
+    access::{CreateOrganization, CreateToken, OrganizationList, TokenList, TokenReply},
     deploys::{
         DeployEvent, DeployRequest, Deployment, Plan, Platform, Release, ReleaseConfig, RollbackRequest, ScaleRequest,
     },
@@ -183,6 +183,18 @@ impl Client {
     /// Makes a token that is good for one app.
     pub async fn create_app_token(&self, app: &AppName, request: &CreateToken) -> Answer<TokenReply> {
         self.post(&format!("/v1/apps/{app}/deploy_token"), request).await
+    }
+
+    /// The tokens that the caller may revoke: all, or those of an organization or an app.
+    pub async fn tokens(&self, org: Option<&str>, app: Option<&AppName>) -> Answer<TokenList> {
+        let mut query = of_app(app);
+        query.extend(org.map(|org| ("org_slug", org.to_owned())));
+        self.get("/v1/tokens", &query).await
+    }
+
+    /// Makes a token good no more.
+    pub async fn revoke_token(&self, id: &str) -> Answer<()> {
+        self.delete(&format!("/v1/tokens/{id}"), &[]).await
     }
 }
 

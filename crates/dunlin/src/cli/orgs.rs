@@ -1,10 +1,14 @@
 //! `dunlin orgs` and `dunlin tokens`: who owns apps, and who may act.
 
-use api::public::access::{CreateOrganization, CreateToken};
+use api::public::access::{CreateOrganization, CreateToken, Token};
 use clap::{Args, Subcommand};
 use model::GoDuration;
 
-use super::{context::Context, exit::Failure, output::table};
+use super::{
+    context::Context,
+    exit::Failure,
+    output::{ago, table},
+};
 
 /// What to do about organizations.
 #[derive(Debug, Subcommand)]
@@ -27,6 +31,19 @@ pub enum Orgs {
 pub enum Tokens {
     /// Make a token and print it; it is shown this once
     Create(Create),
+    /// List the tokens that you may revoke
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only those of this organization and its apps
+        #[arg(long, short)]
+        org: Option<String>,
+    },
+    /// Make tokens good no more, at once
+    Revoke {
+        /// Their ids, as `tokens list` shows them
+        #[arg(required = true)]
+        ids: Vec<String>,
+    },
 }
 
 /// What a token is good for.
@@ -62,7 +79,40 @@ pub async fn run(context: &Context, command: Orgs) -> Result<(), Failure> {
 
 /// Does what is to be done about tokens.
 pub async fn tokens(context: &Context, command: Tokens) -> Result<(), Failure> {
-    let Tokens::Create(Create { org, name, expiry }) = command;
+    match command {
+        Tokens::Create(wanted) => create_token(context, wanted).await,
+        Tokens::List { org } => list_tokens(context, org.as_deref()).await,
+        Tokens::Revoke { ids } => revoke_tokens(context, &ids).await,
+    }
+}
+
+/// Those of the app that --app names, or all.
+async fn list_tokens(context: &Context, org: Option<&str>) -> Result<(), Failure> {
+    let tokens = context.client()?.tokens(org, context.app_override()?.as_ref()).await?.tokens;
+    let now = kit::clock::unix_ms();
+    let row = |token: &Token| {
+        let reaches = match (&token.org, &token.app) {
+            (_, Some(app)) => format!("app {app}"),
+            (Some(org), None) => format!("organization {org}"),
+            (None, None) => "everything".to_owned(),
+        };
+        let ends = token.expires_at.map_or_else(|| "never".to_owned(), |at| kit::clock::rfc3339(at.0));
+        [token.id.clone(), token.name.clone(), reaches, ago(now, token.created_at.0), ends]
+    };
+    context.out.data(&tokens, || table(["ID", "NAME", "REACHES", "CREATED", "EXPIRES"], tokens.iter().map(row)))
+}
+
+async fn revoke_tokens(context: &Context, ids: &[String]) -> Result<(), Failure> {
+    let client = context.client()?;
+    for id in ids {
+        client.revoke_token(id).await?;
+        context.out.say(format!("Token {id} is good no more."));
+    }
+    Ok(())
+}
+
+async fn create_token(context: &Context, wanted: Create) -> Result<(), Failure> {
+    let Create { org, name, expiry } = wanted;
     let client = context.client()?;
     let request = CreateToken { name, expiry: expiry.map(|expiry| expiry.to_string()) };
     let reply = match org {

@@ -52,6 +52,8 @@ fn people_type_it_like_this() {
         "dunlin auth login --url http://10.0.0.1:4280 --token t",
         "dunlin deployments watch 01ARZ3NDEKTSV4RRFFQ69G5FAV",
         "dunlin tokens create --org first -x 720h",
+        "dunlin tokens list --org first --json",
+        "dunlin tokens revoke 0123456789abcdef 0011223344556677",
         "dunlin completion zsh",
         "dunlin --json version",
     ] {
@@ -67,6 +69,7 @@ fn what_makes_no_sense_is_refused() {
         "dunlin deploy --strategy canary",
         "dunlin deploy --image a --dockerfile b",
         "dunlin launch --internal-port 0",
+        "dunlin tokens revoke",
         "dunlin secrets set A=1 --stage --detach",
         "dunlin launhc",
     ] {
