@@ -11,12 +11,11 @@ use std::{
     fs,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
+use e2e::emulated::{EmulatedHost, HostKernel, Tree};
 use guest::{
     RunSpec,
     spec::{Address, Interface, Network},
@@ -39,11 +38,6 @@ const INSIDE: &str = "DUNLIN_TEST_EMULATED_HOST";
 /// Emulation twice over takes its time; reached only when something is broken.
 const SCENARIO_PATIENCE: Duration = Duration::from_secs(400);
 
-/// What the emulated host loads, each after what it needs; some kernels have some of these built in.
-const BOOT_MODULES: [&str; 6] =
-    ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"];
-const HOST_MODULES: [&str; 5] = ["irqbypass", "kvm", "ccp", "kvm-amd", "tun"];
-
 #[test]
 fn firecracker_runs_an_app_in_its_jail_on_an_emulated_host() {
     let test = "firecracker_runs_an_app_in_its_jail_on_an_emulated_host";
@@ -61,10 +55,11 @@ fn firecracker_runs_an_app_in_its_jail_on_an_emulated_host() {
     if which("cpio").is_none() {
         return skip("cpio is not installed");
     }
-    let Some(parts) = Parts::find(&kernels) else { return skip("the kernel package holds no KVM for AMD") };
+    let Some(kernel) = HostKernel::find(&kernels) else { return skip("the kernel package holds no KVM for AMD") };
 
     let scratch = tempfile::tempdir().unwrap();
-    let console = EmulatedHost::start(scratch.path(), &parts, &host, &firecracker, &jailer).finish();
+    let tree = furnish(scratch.path().join("tree"), &kernel, &host, &firecracker, &jailer);
+    let console = EmulatedHost::start(scratch.path(), &kernel, &tree, 700, 1024).finish(SCENARIO_PATIENCE);
     for line in console.lines().filter(|line| line.starts_with("figure:")) {
         eprintln!("{line}");
     }
@@ -93,7 +88,7 @@ async fn inside() {
     assert_eq!(choice.vmm.isolation(), Isolation::Firecracker);
 
     let mut plan = host.plan();
-    plan.nic = Some(Nic { tap: "tap0".into(), mac: [2, 0, 0, 0, 0, 7] });
+    plan.nic = Some(Nic { tap: Some("tap0".into()), mac: [2, 0, 0, 0, 0, 7] });
     plan.cgroup_procs = vec!["/sys/fs/cgroup/machine/cgroup.procs".into()];
     let begun = Instant::now();
     let vm = choice.vmm.launch(&plan).await.unwrap();
@@ -184,175 +179,19 @@ fn assert_jailed(pid: u32) {
     assert!(seen.contains(&"api.sock".into()) && !seen.contains(&"host".into()), "{seen:?}");
 }
 
-/// A kernel that can be such a host, and its modules.
-struct Parts {
-    image: PathBuf,
-    boot_modules: Vec<PathBuf>,
-    host_modules: Vec<PathBuf>,
-}
-
-impl Parts {
-    fn find(kernels: &Path) -> Option<Self> {
-        let mut images = fs::read_dir(kernels.join("boot")).ok()?.flatten().map(|entry| entry.path());
-        let image = images
-            .find(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"vmlinuz-")))?;
-        let modules = files_below(&kernels.join("lib/modules"));
-        let named = |name: &&str| {
-            let file = format!("{name}.ko");
-            modules.iter().find(|path| path.ends_with(&file)).cloned()
-        };
-        let host_modules: Vec<_> = HOST_MODULES.iter().filter_map(named).collect();
-        host_modules.iter().any(|path| path.ends_with("kvm-amd.ko")).then(|| Self {
-            image,
-            boot_modules: BOOT_MODULES.iter().filter_map(named).collect(),
-            host_modules,
-        })
-    }
-}
-
-fn files_below(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut pending = vec![directory.to_owned()];
-    while let Some(directory) = pending.pop() {
-        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            if entry.file_type().unwrap().is_dir() { pending.push(entry.path()) } else { files.push(entry.path()) }
-        }
-    }
-    files
-}
-
-/// A host in software; ended with its handle.
-struct EmulatedHost {
-    qemu: Child,
-    console: PathBuf,
-}
-
-impl EmulatedHost {
-    fn start(scratch: &Path, parts: &Parts, host: &Host, firecracker: &Path, jailer: &Path) -> Self {
-        let (disk, initramfs, console) = (scratch.join("disk"), scratch.join("initramfs"), scratch.join("console"));
-        let tree = scratch.join("tree");
-        furnish(&tree, parts, host, firecracker, jailer);
-        guests::make_ext4(&disk, 700, Some(&tree));
-        fs::write(&initramfs, boot_archive(scratch, parts)).unwrap();
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt", "-m", "1024", "-smp", "2"]);
-        command.args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]);
-        command.arg("-kernel").arg(&parts.image).arg("-initrd").arg(&initramfs);
-        command.args(["-append", "console=ttyS0 quiet panic=-1"]);
-        command.arg("-serial").arg(format!("file:{}", console.display()));
-        command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
-        command.args(["-device", "virtio-blk-pci,drive=disk"]);
-        Self { qemu: command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap(), console }
-    }
-
-    /// Waits until the host has turned itself off, and returns what it said.
-    fn finish(mut self) -> String {
-        let deadline = Instant::now() + SCENARIO_PATIENCE;
-        while self.qemu.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the emulated host does not end:\n{}", self.said());
-            std::thread::park_timeout(Duration::from_millis(100));
-        }
-        self.said()
-    }
-
-    fn said(&self) -> String {
-        String::from_utf8_lossy(&fs::read(&self.console).unwrap_or_default()).replace('\r', "")
-    }
-}
-
-impl Drop for EmulatedHost {
-    fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
-    }
-}
-
-/// The first program on the emulated host's disk.
-const START: &str = "#!/bin/sh
-export PATH=/bin:/usr/bin
-mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp
-mount -t cgroup2 cgroup /sys/fs/cgroup; mkdir /sys/fs/cgroup/machine
-for module in $(cat /modules/order); do insmod /modules/$module; done
-mkdir -p /dev/net; [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
-tunctl -t tap0; ip address add 10.9.0.1/24 dev tap0; ip link set tap0 up; ip link set lo up
+/// What the emulated host does.
+const SCRIPT: &str = "mkdir /sys/fs/cgroup/machine
+tunctl -t tap0; ip address add 10.9.0.1/24 dev tap0; ip link set tap0 up
 INSIDE=1 /test --exact firecracker::inside --nocapture 2>&1
-echo the scenario ended with status $?
-poweroff -f
-";
+echo the scenario ended with status $?";
 
 /// Fills the disk of the emulated host.
-fn furnish(tree: &Path, parts: &Parts, host: &Host, firecracker: &Path, jailer: &Path) {
-    for directory in ["bin", "usr/bin", "proc", "sys", "dev", "tmp", "modules", "host"] {
-        fs::create_dir_all(tree.join(directory)).unwrap();
-    }
-    let busybox = which("busybox").unwrap();
-    fs::copy(&busybox, tree.join("bin/busybox")).unwrap();
-    for applet in ["sh", "mount", "mkdir", "insmod", "mknod", "tunctl", "ip", "poweroff", "cat", "echo"] {
-        symlink("busybox", tree.join("bin").join(applet)).unwrap();
-    }
-    let this = std::env::current_exe().unwrap();
-    for (program, place) in [(&*this, "test"), (firecracker, "usr/bin/firecracker"), (jailer, "usr/bin/jailer")] {
-        fs::copy(program, tree.join(place)).unwrap();
-        copy_libraries(program, tree);
-    }
-    write_executable(&tree.join("start"), &START.replace("INSIDE", INSIDE));
-    copy_modules(&parts.host_modules, &tree.join("modules"));
-    copy_files(host.kernel.vmlinux.parent().unwrap(), &tree.join("host/kernel"));
-    guests::image(&tree.join("host"));
-}
-
-/// The archive that the emulated host starts from: it finds the disk and goes on there.
-fn boot_archive(scratch: &Path, parts: &Parts) -> Vec<u8> {
-    let tree = scratch.join("boot");
-    for directory in ["modules", "root", "dev", "bin"] {
-        fs::create_dir_all(tree.join(directory)).unwrap();
-    }
-    fs::copy(which("busybox").unwrap(), tree.join("bin/busybox")).unwrap();
-    symlink("busybox", tree.join("bin/sh")).unwrap();
-    copy_modules(&parts.boot_modules, &tree.join("modules"));
-    let init = "#!/bin/sh
-b=/bin/busybox
-$b mount -t devtmpfs dev /dev
-for module in $($b cat /modules/order); do $b insmod /modules/$module; done
-$b mount -t ext4 /dev/vda /root
-exec $b switch_root /root /start
-";
-    write_executable(&tree.join("init"), init);
-    let archive = "find . | cpio --create --format=newc --quiet";
-    let cpio = Command::new("sh").args(["-c", archive]).current_dir(&tree).stderr(Stdio::null()).output().unwrap();
-    assert!(cpio.status.success());
-    cpio.stdout
-}
-
-fn write_executable(path: &Path, content: &str) {
-    fs::write(path, content).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
-}
-
-/// Copies modules, and says in which order to load them.
-fn copy_modules(modules: &[PathBuf], directory: &Path) {
-    let mut order = String::new();
-    for module in modules {
-        let name = module.file_name().unwrap();
-        fs::copy(module, directory.join(name)).unwrap();
-        order.push_str(&format!("{}\n", name.to_string_lossy()));
-    }
-    fs::write(directory.join("order"), order).unwrap();
-}
-
-fn copy_files(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().flatten() {
-        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
-    }
-}
-
-/// Copies what a program is linked against to the same places below `tree`.
-fn copy_libraries(program: &Path, tree: &Path) {
-    let listing = Command::new("ldd").arg(program).output().unwrap();
-    for word in String::from_utf8_lossy(&listing.stdout).split_ascii_whitespace().filter(|word| word.starts_with('/')) {
-        let place = tree.join(&word[1..]);
-        fs::create_dir_all(place.parent().unwrap()).unwrap();
-        fs::copy(word, place).unwrap();
-    }
+fn furnish(tree: PathBuf, kernel: &HostKernel, host: &Host, firecracker: &Path, jailer: &Path) -> Tree {
+    let tree = Tree::new(tree, kernel, &SCRIPT.replace("INSIDE", INSIDE));
+    tree.program(&std::env::current_exe().unwrap(), "test");
+    tree.program(firecracker, "usr/bin/firecracker");
+    tree.program(jailer, "usr/bin/jailer");
+    tree.directory(host.kernel.vmlinux.parent().unwrap(), "host/kernel");
+    guests::image(tree.place("host/lower").parent().unwrap());
+    tree
 }
