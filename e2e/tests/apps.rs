@@ -266,6 +266,26 @@ fn organizations_cannot_reach_each_other() {
 }
 
 #[test]
+fn files_are_served_beside_the_program() {
+    on_platform("statics", &["hello"], |platform| {
+        // `a { color: red }`, in base 64.
+        let config = "[http_service]\ninternal_port = 8080\n[[files]]\nguest_path = \"/public/css/site.css\"\n\
+                      raw_value = \"YSB7IGNvbG9yOiByZWQgfQ==\"\n[[statics]]\nguest_path = \"/public\"\n\
+                      url_prefix = \"/assets\"\n";
+        platform.deploy("files", config, &image("hello"));
+        let host = format!("files.dunlin.localhost:{}", platform.http_port());
+        let answer = http::get(platform.http_port(), &host, "/assets/css/site.css").expect("the edge answers");
+        assert_eq!((answer.status, answer.body.as_str()), (200, "a { color: red }"), "{}", answer.head);
+        assert!(answer.head.contains("text/css") && answer.head.contains("etag"), "{}", answer.head);
+        for path in ["/assets/none.css", "/assets/../hello", "/assets", "/"] {
+            let page = platform.get("files", path).unwrap_or_default();
+            assert!(page.contains("app files"), "{path}: the program did not answer but: {page}");
+        }
+        platform.ok(["apps", "destroy", "files", "--yes"]);
+    });
+}
+
+#[test]
 fn zz_the_platform_ends_and_leaves_nothing() {
     on_platform("leaves nothing", &["hello"], |_| {});
     let mut platform = PLATFORM.lock().unwrap_or_else(PoisonError::into_inner);

@@ -28,6 +28,7 @@ pub(crate) fn row(app: &str, made_at: u64) -> MachineRoute {
         host_local: [10, 0, 0, 2].into(),
         metadata: Arc::default(),
         services: offers(service(8080, &[(80, &[Handler::Http]), (443, &[Handler::Tls, Handler::Http])])),
+        statics: Vec::new(),
         created_at: Timestamp(made_at),
     }
 }

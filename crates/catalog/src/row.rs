@@ -63,6 +63,9 @@ pub struct MachineRoute {
     pub metadata: Arc<BTreeMap<String, String>>,
     /// What it offers to the outside; machines of an app that offer the same share it.
     pub services: Arc<Vec<Service>>,
+    /// What the paths of files begin with that it may serve without its program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statics: Vec<String>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -91,6 +94,7 @@ impl MachineRoute {
             private: observed.addresses.private,
             metadata: Arc::new(spec.config.metadata.clone()),
             services: Arc::new(spec.config.services.clone()),
+            statics: spec.config.statics.iter().map(|files| files.url_prefix.clone()).collect(),
             created_at: observed.created_at,
         })
     }

@@ -1,6 +1,6 @@
 //! What a machine finds on its disks, and what of them is served: `[[mounts]]`, `[[files]]`, `[[statics]]`.
 
-use model::machine::{Mount, Static};
+use model::machine::{MAX_STATICS, Mount, Static};
 use serde::Serialize;
 
 use crate::{
@@ -56,9 +56,6 @@ fn mount(section: Section<'_>, groups: &Groups) -> Option<Scoped<Mount>> {
     Some(Scoped { processes, value })
 }
 
-/// How many directories an app may have served.
-const MAX_STATICS: usize = 10;
-
 /// Reads `[[statics]]`. No prefix of a URL may hold another: a request would have two answers.
 pub(crate) fn statics(top: &Section<'_>) -> Vec<Static> {
     let mut statics: Vec<Static> = Vec::new();
@@ -67,7 +64,7 @@ pub(crate) fn statics(top: &Section<'_>) -> Vec<Static> {
         let at = section.get("url_prefix");
         let Some(files) = static_files(section) else { continue };
         let overlaps = |other: &&Static| {
-            holds(&other.url_prefix, &files.url_prefix) || holds(&files.url_prefix, &other.url_prefix)
+            Static::holds(&other.url_prefix, &files.url_prefix) || Static::holds(&files.url_prefix, &other.url_prefix)
         };
         if let (Some(other), Some(at)) = (statics.iter().find(overlaps), &at) {
             let message = format!("url_prefix {:?} overlaps with {:?}", files.url_prefix, other.url_prefix);
@@ -79,12 +76,6 @@ pub(crate) fn statics(top: &Section<'_>) -> Vec<Static> {
         }
     }
     statics
-}
-
-/// Whether every path below `inner` is also below `outer`.
-fn holds(outer: &str, inner: &str) -> bool {
-    let rest = inner.strip_prefix(outer.trim_end_matches('/'));
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn static_files(section: Section<'_>) -> Option<Static> {

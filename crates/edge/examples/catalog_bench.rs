@@ -379,6 +379,7 @@ fn row(app: usize, number: usize, port: u16) -> MachineRoute {
         host_local: Ipv4Addr::LOCALHOST,
         metadata: Arc::new(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
         services: Arc::new(vec![service]),
+        statics: Vec::new(),
         created_at: Timestamp(1_700_000_000_000 + number as u64),
     }
 }

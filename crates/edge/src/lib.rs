@@ -38,6 +38,7 @@ pub mod proxy_protocol;
 mod refusal;
 mod replay;
 mod routing;
+mod statics;
 mod stream;
 mod subnet;
 mod tls;

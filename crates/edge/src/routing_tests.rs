@@ -39,6 +39,7 @@ fn row(app: &str, number: u8, standing: Standing) -> MachineRoute {
         host_local: Ipv4Addr::new(10, 0, 0, number),
         metadata: Arc::default(),
         services: Arc::new(vec![web, udp]),
+        statics: Vec::new(),
         created_at: Timestamp(1),
     }
 }

@@ -43,6 +43,9 @@ pub const VIRTIO_PORT: &str = "dunlin.0";
 /// The vsock port on which the guest listens for the channel.
 pub const VSOCK_PORT: u32 = 10_000;
 
+/// The TCP port of the guest's file server, at the address by which its host reaches it.
+pub const STATICS_PORT: u16 = 10_875;
+
 /// The most bytes that one data frame (standard input, output, log text) carries.
 pub const MAX_DATA_BYTES: usize = 64 * 1024;
 

@@ -31,6 +31,8 @@ pub struct RunSpec {
     pub network: Network,
     /// Files to write before the program starts.
     pub files: Vec<File>,
+    /// Directories that init serves beside the program; none means that nothing is served.
+    pub statics: Vec<Static>,
     /// The limit on open files, or 0 for the kernel's own.
     pub nofile: u64,
     /// The signal that asks the program to end where none is given, by number; 0 means `SIGTERM`.
@@ -123,6 +125,16 @@ pub struct HostEntry {
     pub ip: IpAddr,
     /// Its names.
     pub names: Vec<String>,
+}
+
+/// A directory whose plain files are served under the guest's host-local address, at [`crate::STATICS_PORT`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Static {
+    /// The directory: an absolute path.
+    pub guest_path: String,
+    /// What the paths of its URLs begin with.
+    pub url_prefix: String,
 }
 
 /// A file to write before the program starts. It belongs to the program's user.

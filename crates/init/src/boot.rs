@@ -15,7 +15,7 @@ use crate::{
     environment::{self, Environment},
     etc,
     failure::{OrFailure, failure},
-    network,
+    network, statics,
     uevents::Uevents,
     virtio,
 };
@@ -50,6 +50,7 @@ pub fn prepare(spec: &RunSpec, uevents: &Uevents, root: &mut Option<Root>) -> Re
     }
     etc::write_files(&spec.files, &user)?;
     let working_dir = working_dir(&spec.working_dir)?;
+    statics::start(&spec.statics, &spec.network, &user)?;
     let mut env = environment::build(Environment::new(), &spec.env, &user);
     if spec.tty {
         environment::name_terminal(&mut env);

@@ -29,6 +29,7 @@ mod processes;
 mod program;
 mod sockets;
 mod spawn;
+mod statics;
 mod supervisor;
 mod uevents;
 mod virtio;

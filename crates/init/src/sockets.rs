@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use guest::ListenSocket;
+use guest::{ListenSocket, STATICS_PORT};
 
 /// The most sockets that are told.
 const MAX_SOCKETS: usize = 1024;
@@ -14,7 +14,7 @@ const MAX_SOCKETS: usize = 1024;
 const TABLES: [(&str, &str, &str); 4] =
     [("tcp", "tcp", "0A"), ("tcp", "tcp6", "0A"), ("udp", "udp", "07"), ("udp", "udp6", "07")];
 
-/// All sockets that listen, by protocol and port.
+/// All sockets that listen, by protocol and port; that of init's own file server left out.
 pub fn list() -> Vec<ListenSocket> {
     let mut sockets: Vec<_> = TABLES
         .into_iter()
@@ -22,6 +22,7 @@ pub fn list() -> Vec<ListenSocket> {
             let table = fs::read_to_string(format!("/proc/net/{file}")).unwrap_or_default();
             table.lines().filter_map(|line| parse_line(line, protocol, state)).collect::<Vec<_>>()
         })
+        .filter(|socket| socket.port != STATICS_PORT)
         .take(MAX_SOCKETS)
         .collect();
     sockets.sort_by_key(|socket| (socket.protocol.clone(), socket.port, socket.address));

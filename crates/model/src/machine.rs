@@ -7,8 +7,9 @@ pub mod state;
 
 pub use config::{
     AutoStop, Check, CheckKind, Concurrency, ConcurrencyKind, CpuKind, FileSpec, Guest, Handler, HeaderEdit,
-    HttpOptions, Init, MachineConfig, Mount, Port, Protocol, ProxyProtoOptions, ProxyProtoVersion, ReplayCache,
-    ResponseOptions, Restart, RestartPolicy, Service, SessionKind, Static, StopConfig, TlsOptions,
+    HttpOptions, Init, MAX_STATICS, MachineConfig, Mount, Port, Protocol, ProxyProtoOptions, ProxyProtoVersion,
+    ReplayCache, ResponseOptions, Restart, RestartPolicy, STATICS_PORT, Service, SessionKind, Static, StopConfig,
+    TlsOptions,
 };
 pub use event::{CheckState, CheckStatus, Event, ExitEvent};
 pub use spec::{Isolation, MachineSpec, Observed, SealedSecrets};

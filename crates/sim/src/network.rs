@@ -408,6 +408,7 @@ impl Network {
             private: network.machine_address(&machine.id),
             metadata: Arc::default(),
             services: Arc::new(vec![self.service()]),
+            statics: Vec::new(),
             created_at: Timestamp(number as u64),
         }
     }

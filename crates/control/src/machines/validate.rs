@@ -1,8 +1,8 @@
 //! Whether a machine can be made of a configuration. Pure. Every problem is told at once, with the key it is about.
 
 use model::machine::{
-    Check, CpuKind, FileSpec, Guest, Handler, MachineConfig, Mount, Port, Protocol, Restart, Service, StopConfig,
-    TlsOptions,
+    Check, CpuKind, FileSpec, Guest, Handler, MAX_STATICS, MachineConfig, Mount, Port, Protocol, Restart, Service,
+    Static, StopConfig, TlsOptions,
 };
 
 use crate::error::Error;
@@ -43,6 +43,7 @@ fn problems(config: &MachineConfig) -> Vec<String> {
     note("stop_config", stop(&config.stop_config));
     note("mounts", mounts(&config.mounts));
     note("files", files(&config.files));
+    note("statics", statics(&config.statics));
     if config.metadata.len() > MAX_METADATA {
         note("metadata", vec![format!("more than {MAX_METADATA} entries")]);
     }
@@ -171,6 +172,28 @@ fn file(file: &FileSpec) -> Option<String> {
         _ if file.mode.is_some_and(|mode| mode > 0o7777) => Some(format!("{path}: mode has permission bits only")),
         _ => None,
     }
+}
+
+fn statics(statics: &[Static]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if statics.len() > MAX_STATICS {
+        problems.push(format!("{} directories; {MAX_STATICS} at most", statics.len()));
+    }
+    for (index, Static { guest_path, url_prefix, .. }) in statics.iter().enumerate() {
+        if !is_clean_absolute(guest_path) {
+            problems.push(format!("{guest_path:?} is not a directory's absolute path"));
+        }
+        if !is_clean_absolute(url_prefix) {
+            problems.push(format!("{url_prefix:?} is not what a URL's path begins with: it begins with /"));
+        }
+        let overlaps = |other: &&Static| {
+            Static::holds(&other.url_prefix, url_prefix) || Static::holds(url_prefix, &other.url_prefix)
+        };
+        if let Some(other) = statics[..index].iter().find(overlaps) {
+            problems.push(format!("url_prefix {url_prefix:?} overlaps with {:?}", other.url_prefix));
+        }
+    }
+    problems
 }
 
 /// An absolute path that does not climb.

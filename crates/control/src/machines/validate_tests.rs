@@ -37,6 +37,12 @@ fn each_mistake_is_named_by_its_key() {
         (json!({"files": [{"guest_path": "etc/x", "raw_value": ""}]}), "absolute path"),
         (json!({"files": [{"guest_path": "/etc/x", "raw_value": "%"}]}), "base 64"),
         (json!({"files": [{"guest_path": "/etc/x"}]}), "either raw_value or secret_name"),
+        (json!({"statics": [{"guest_path": "public", "url_prefix": "/a"}]}), "directory's absolute path"),
+        (json!({"statics": [{"guest_path": "/a", "url_prefix": "a"}]}), "begins with /"),
+        (
+            json!({"statics": [{"guest_path": "/a", "url_prefix": "/a/"}, {"guest_path": "/b", "url_prefix": "/a/b"}]}),
+            "overlaps",
+        ),
         (json!({"stop_config": {"signal": "SIGWINCH"}}), "SIGWINCH"),
         (json!({"stop_config": {"timeout": "10m"}}), "300 s at most"),
         (json!({"services": [{"internal_port": 0}]}), "internal_port"),

@@ -44,7 +44,7 @@ use crate::{
     machine::AppState,
     replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
-    tunnel,
+    statics, tunnel,
     upstream::{Answered, Failed, KeptBody, RequestBody},
 };
 
@@ -278,6 +278,11 @@ impl Visit<'_> {
             let mut chosen = search.next().await?;
             chosen.suit(self.upgrade.is_some());
             prefer::tell_unavailable(request.headers_mut(), &journey.wish, &chosen.route.id);
+            if self.upgrade.is_none()
+                && let Some(answered) = statics::ask(self.context, &chosen, &request).await
+            {
+                return Ok((answered, chosen));
+            }
             let sent = self.context.dialer.send(&chosen, target_form(request, &chosen, &self.host)).await;
             let Failed { cause, unsent, untouched } = match sent {
                 Ok(answered) => return Ok((answered, chosen)),

@@ -19,6 +19,7 @@ mod replay;
 mod replay_cache;
 mod smuggling;
 mod start;
+mod statics;
 mod support;
 mod takeover;
 mod tcp;

@@ -511,6 +511,11 @@ pub struct FileSpec {
     pub other: Other,
 }
 
+/// Where a guest's file server listens, at the machine's host-local address.
+pub const STATICS_PORT: u16 = 10_875;
+/// How many directories a machine may have served.
+pub const MAX_STATICS: usize = 10;
+
 /// A directory of the guest whose files are served without the program; what it does not hold, the program answers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
@@ -523,6 +528,14 @@ pub struct Static {
     #[serde(flatten)]
     #[schema(ignore)]
     pub other: Other,
+}
+
+impl Static {
+    /// Whether every path below `inner` is also below `outer`: a prefix ends where a part of a path does.
+    pub fn holds(outer: &str, inner: &str) -> bool {
+        let rest = inner.strip_prefix(outer.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// A volume in the guest.

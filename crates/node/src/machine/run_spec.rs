@@ -74,6 +74,7 @@ pub fn run_spec(sources: &Sources<'_>) -> Result<RunSpec, String> {
         mounts: spec.config.mounts.iter().map(mount).collect(),
         network: network(sources),
         files: files(sources)?,
+        statics: spec.config.statics.iter().map(served).collect(),
         nofile: OPEN_FILES,
         stop_signal: stop_signal(spec, image)?,
         unix_ns: sources.unix_ns,
@@ -131,6 +132,13 @@ fn platform_environment(sources: &Sources<'_>) -> Vec<(&'static str, String)> {
 
 fn mount(mount: &model::machine::Mount) -> guest::spec::Mount {
     guest::spec::Mount { device: VOLUME.into(), path: mount.path.clone() }
+}
+
+// The edge knows the port by the product's words, init by those of the channel.
+const _: () = assert!(guest::STATICS_PORT == model::machine::STATICS_PORT);
+
+fn served(files: &model::machine::Static) -> guest::spec::Static {
+    guest::spec::Static { guest_path: files.guest_path.clone(), url_prefix: files.url_prefix.clone() }
 }
 
 fn network(sources: &Sources<'_>) -> Network {
