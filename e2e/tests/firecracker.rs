@@ -95,6 +95,9 @@ fn furnish(tree: PathBuf, kernel: &HostKernel, firecracker: &Path, jailer: &Path
     for (tool, place) in [("nft", "usr/sbin/nft"), ("mke2fs", "usr/sbin/mke2fs")] {
         tree.program(&on_path(tool).unwrap_or_else(|| panic!("{tool} is installed")), place);
     }
+    // Whom other registries are believed by: without any such authority the platform does not start.
+    let authorities = tree.place("etc/ssl/certs/ca-certificates.crt");
+    std::fs::copy("/etc/ssl/certs/ca-certificates.crt", authorities).expect("ca-certificates is installed");
     let below_root = |path: &Path| path.strip_prefix("/").unwrap_or(path).to_string_lossy().into_owned();
     tree.directory(&data.join("kernel"), &below_root(&data.join("kernel")));
     tree.directory(&data.join("kernel/pkg/lib/modules"), "lib/modules");
