@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::ValueEnum;
 
 use crate::{run, test};
@@ -14,17 +14,24 @@ pub enum What {
     Platform,
     /// The edge amid 100,000 apps with 1,000,000 machines: `crates/edge/examples/catalog_bench.rs`
     Catalog,
+    /// What the edge costs beside HAProxy and nginx (Debian packages haproxy, nginx-light, libnginx-mod-stream and
+    /// nghttp2-client): `crates/edge/examples/edge_bench`
+    Edge,
 }
 
 /// Apps of the large catalog, and machines of each.
 const APPS: &str = "100000";
 const MACHINES: &str = "10";
 
+/// What the edge is compared with, and what makes the load.
+const EDGE_TOOLS: [&str; 4] = ["haproxy", "nginx", "h2load", "taskset"];
+
 /// Prints the figures.
-pub fn run(what: What) -> Result<()> {
+pub fn run(what: What, works: &[String]) -> Result<()> {
     match what {
         What::Platform => platform(),
         What::Catalog => catalog(),
+        What::Edge => edge(works),
     }
 }
 
@@ -44,6 +51,13 @@ fn catalog() -> Result<()> {
     let mut bench = run::isolated();
     run::succeed(bench.arg(run::target().join("release/examples/catalog_bench")).args([APPS, MACHINES]).arg(&work))?;
     Ok(fs::remove_dir_all(&work)?)
+}
+
+fn edge(works: &[String]) -> Result<()> {
+    let missing: Vec<_> = EDGE_TOOLS.into_iter().filter(|tool| !run::is_on_path(tool)).collect();
+    ensure!(missing.is_empty(), "the edge is compared by programs that are not here: {}", missing.join(", "));
+    build_release("edge", "edge_bench")?;
+    run::succeed(run::isolated().arg(run::target().join("release/examples/edge_bench")).args(works))
 }
 
 fn build_release(package: &str, example: &str) -> Result<()> {

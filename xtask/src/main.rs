@@ -28,6 +28,8 @@ enum Chore {
         /// What is measured
         #[arg(value_enum, default_value = "platform")]
         what: bench::What,
+        /// Of the edge: only the works whose name contains one of these, such as `http1` or `handshake`
+        works: Vec<String>,
     },
     /// Check the rules of the house that a machine can check
     Tidy,
@@ -41,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().chore {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
-        Chore::Bench { what } => bench::run(what),
+        Chore::Bench { what, works } => bench::run(what, &works),
         Chore::Tidy => tidy::run(),
         Chore::Images => images::make(),
         Chore::Hello => hello::pack().map(|layout| println!("{}", layout.display())),

@@ -84,6 +84,10 @@ impl<'a> Search<'a> {
 
     /// A machine with room, waiting for one as long as the bounds allow.
     pub async fn next(&mut self) -> Result<Chosen, Refusal> {
+        // Most of the time there is nothing to wait for.
+        if let Attempt::Chosen(chosen) = self.try_now(self.known(&self.context.routing.load())?) {
+            return Ok(chosen);
+        }
         let mut changes = self.context.routed.subscribe();
         let mut held: Option<Held> = None;
         loop {

@@ -6,7 +6,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use hyper_util::{rt::TokioExecutor, server::conn::auto};
+use http::HeaderValue;
+use hyper::server::conn::http2;
+use hyper_util::rt::TokioExecutor;
 use model::{AppName, Region};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,6 +33,8 @@ pub struct Context {
     pub domain: String,
     /// Where this edge runs.
     pub region: Region,
+    /// The same as the value of a field.
+    pub region_field: HeaderValue,
     /// How much, how long.
     pub bounds: Bounds,
     /// The platform's own hosts, by their first label.
@@ -55,8 +59,8 @@ pub struct Context {
     pub compressor: Compressor,
     /// Proves who we are to clients.
     pub certificates: Certificates,
-    /// Speaks HTTP with clients.
-    pub server: auto::Builder<TokioExecutor>,
+    /// Speaks HTTP/2 with clients.
+    pub server: http2::Builder<TokioExecutor>,
     /// Peers that say whom their connections come from.
     pub trusted_proxies: Vec<TrustedProxy>,
     /// The PostgreSQL sessions that can be cancelled.

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use ::http::HeaderValue;
 use api::{
     internal::{Drain, EdgeView},
     public::edge::{EdgeConnections, EdgeRoutes},
@@ -203,6 +204,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
     Arc::new(Context {
         domain,
         region: options.region.clone(),
+        region_field: HeaderValue::from_str(options.region.as_str()).expect("a region's name is a field's value"),
         platform: options.platform.clone(),
         routing: ArcSwap::from_pointee(Routing::default()),
         routed: watch::Sender::new(0),

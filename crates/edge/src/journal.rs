@@ -76,7 +76,7 @@ impl Journal {
     }
 
     /// Writes a refusal into the app's log. `what` says what was refused, such as `GET / (request …)`.
-    pub fn refused(&self, app: &AppState, refusal: &Refusal, what: &str) {
+    pub fn refused(&self, app: &AppState, refusal: &Refusal, what: &impl fmt::Display) {
         let text = format!("[{}] {refusal}. {} {what}", refusal.code(), refusal.hint());
         self.write(app, refusal.machine().cloned(), text);
     }

@@ -6,6 +6,8 @@ use http::StatusCode;
 use model::{AppName, MachineId};
 use thiserror::Error;
 
+use crate::http1::BadHead;
+
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -48,6 +50,12 @@ pub enum Refusal {
     BadTarget {
         /// What is wrong.
         reason: &'static str,
+    },
+    /// What came is no request, or could be read in more than one way.
+    #[error("the request cannot be read: {bad}")]
+    Unreadable {
+        /// What is wrong with it.
+        bad: BadHead,
     },
     /// The app offers nothing on this port in this way.
     #[error("{app} offers no {what} on port {port}")]
@@ -306,6 +314,7 @@ impl Refusal {
             Self::Flood { .. } => "PH09",
             Self::SlowBody => "PH10",
             Self::SlowReader => "PH11",
+            Self::Unreadable { .. } => "PH12",
             Self::BodyGone => "PA01",
             Self::TooManyReplays { .. } => "PA02",
             Self::BadReplay { .. } => "PA03",
@@ -342,6 +351,7 @@ impl Refusal {
             Self::BadHost { .. } | Self::BadTarget { .. } => StatusCode::BAD_REQUEST,
             Self::ClientGone { .. } | Self::BadWish { .. } => StatusCode::BAD_REQUEST,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Self::Unreadable { bad } => bad.status(),
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -358,7 +368,7 @@ impl Refusal {
         match self {
             Self::UnknownHost { .. } | Self::BadHost { .. } | Self::Connect => Fault::Client,
             Self::Misdirected { .. } | Self::BadTarget { .. } => Fault::Client,
-            Self::ClientGone { .. } | Self::BadWish { .. } => Fault::Client,
+            Self::ClientGone { .. } | Self::BadWish { .. } | Self::Unreadable { .. } => Fault::Client,
             Self::ClientReset { .. } | Self::Handshake { .. } | Self::HandshakeTimeout { .. } => Fault::Client,
             Self::HandshakesOfRange { .. } | Self::HandshakesOfName { .. } => Fault::Client,
             Self::Flood { .. } | Self::SlowBody | Self::SlowReader => Fault::Client,
@@ -376,6 +386,7 @@ impl Refusal {
                 "Check the address. `dunlin apps list` shows the apps, `dunlin deploy` makes one."
             }
             Self::BadHost { .. } => "Send one Host field (or :authority) with a host name.",
+            Self::Unreadable { .. } => "Send HTTP/1.1 as RFC 9112 has it, in one reading only.",
             Self::BadTarget { .. } => "Send a path that begins with `/`, or `*` with OPTIONS.",
             Self::NotOffered { .. } => "Add the port to [http_service] or [[services]] in fly.toml and deploy again.",
             Self::Connect => "Send the request to the app's own address.",

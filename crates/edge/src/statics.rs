@@ -7,49 +7,29 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode, header};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Method, StatusCode, header};
 use model::machine::{STATICS_PORT, Static};
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 
-use crate::{
-    choose::Chosen,
-    context::Context,
-    upstream::{Answered, RequestBody},
-};
+use crate::{choose::Chosen, context::Context, replay::Head, upstream::Answered};
 
 /// How long the file server may take until the header of its answer is there.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The answer of a machine's file server, if the request may be for a file and there is one.
-pub async fn ask(context: &Context, chosen: &Chosen, request: &Request<RequestBody>) -> Option<Answered> {
-    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    let below = |prefix: &String| Static::holds(prefix, request.uri().path());
+pub async fn ask(context: &Context, chosen: &Chosen, head: &Head) -> Option<Answered> {
+    let reads = matches!(head.method, Method::GET | Method::HEAD);
+    let below = |prefix: &String| Static::holds(prefix, head.uri.path());
     if !reads || !chosen.route.statics.iter().any(below) {
         return None;
     }
-    let answered = timeout(PATIENCE, exchange(context, chosen, request)).await.ok()??;
-    (answered.response.status() != StatusCode::NOT_FOUND).then_some(answered)
-}
-
-async fn exchange(context: &Context, chosen: &Chosen, request: &Request<RequestBody>) -> Option<Answered> {
-    let stream = TcpStream::connect((chosen.route.host_local, STATICS_PORT)).await.ok()?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
-    context.tasks.spawn(async move {
-        // What ends it is told to whoever reads the answer.
-        let _ = connection.await;
-    });
-    let target = request.uri().path_and_query().map_or("/", |path| path.as_str());
-    let mut asked = Request::new(RequestBody::default());
-    *asked.method_mut() = request.method().clone();
-    *asked.uri_mut() = target.parse().ok()?;
-    *asked.headers_mut() = request.headers().clone();
+    let mut asked = head.clone();
     // A body, were there one, is the program's.
     for field in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT] {
-        asked.headers_mut().remove(field);
+        asked.headers.remove(field);
     }
-    asked.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let response = sender.send_request(asked).await.ok()?;
-    Some(Answered { response, keep: None })
+    asked.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let server = (chosen.route.host_local, STATICS_PORT).into();
+    let answered = timeout(PATIENCE, context.dialer.fetch(&chosen.lease.target.machine, server, &asked)).await;
+    answered.ok()?.filter(|answered| answered.status() != StatusCode::NOT_FOUND)
 }

@@ -5,16 +5,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink, split},
+    net::TcpStream,
     time::timeout,
 };
 
 use crate::{
     context::Context,
     http::Upgrade,
+    http1::Prefixed,
     machine::Lease,
     websocket::{Frames, GOING_AWAY},
 };
@@ -24,9 +24,9 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Joins a client's upgraded connection with a machine's until one of them ends or both are asked to.
 /// `busy` keeps the client's connection from lying idle meanwhile.
-pub async fn run<T>(context: Arc<Context>, upgrade: Upgrade, machine: OnUpgrade, lease: Lease, busy: T) {
+pub async fn run<T>(context: Arc<Context>, upgrade: Upgrade, machine: Prefixed<TcpStream>, lease: Lease, busy: T) {
     let websocket = upgrade.is_websocket();
-    let Ok((client, machine)) = tokio::try_join!(upgrade.client, machine) else { return };
+    let Some((client, _held)) = upgrade.client.open().await else { return };
     let mut closing = lease.target.machine.closing();
     let asked = async {
         tokio::select! {
@@ -34,7 +34,7 @@ pub async fn run<T>(context: Arc<Context>, upgrade: Upgrade, machine: OnUpgrade,
             () = context.stopping.cancelled() => {}
         }
     };
-    let joined = join(TokioIo::new(client), TokioIo::new(machine), websocket, asked);
+    let joined = join(client, machine, websocket, asked);
     tokio::select! {
         () = joined => {}
         () = context.aborting.cancelled() => {}

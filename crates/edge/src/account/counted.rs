@@ -23,6 +23,16 @@ impl<IO> Counted<IO> {
         Self { inner, connection }
     }
 
+    /// Whose bytes they are.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The stream that is counted, to be told of what passes beside it.
+    pub fn inner_mut(&mut self) -> &mut IO {
+        &mut self.inner
+    }
+
     /// The stream that is counted.
     pub fn inner(&self) -> &IO {
         &self.inner

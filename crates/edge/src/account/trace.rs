@@ -66,9 +66,9 @@ fn is_hex(text: &str, length: usize) -> bool {
 
 /// So many random bytes in hexadecimal digits; never all zero.
 fn digits<const N: usize>() -> String {
-    let mut bytes: [u8; N] = kit::random::bytes();
+    let mut bytes: [u8; N] = kit::random::for_names();
     bytes[0] |= 1;
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(bytes)
 }
 
 #[cfg(test)]

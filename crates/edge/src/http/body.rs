@@ -8,16 +8,16 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::{Full, combinators::UnsyncBoxBody};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
-use super::{compress::Compressed, headers, serve::Busy};
+use super::{compress::Compressed, headers, request::What, serve::Busy};
 use crate::{
     Refusal,
     account::Account,
     context::Context as Shared,
     machine::{AppState, Lease},
     options::BoxError,
-    upstream::Keep,
+    upstream::{AnswerBody, AnswerContent},
 };
 
 /// An answer's body.
@@ -38,43 +38,31 @@ impl Default for ResponseBody {
     }
 }
 
-/// A body from a machine, with what has to happen at its end: the connection goes back to its pool, the place becomes
-/// free. If it breaks off, the app is told.
+/// A body from a machine, with what has to happen at its end: the place becomes free. If it breaks off, the app is told.
 pub struct MachineBody {
-    inner: Incoming,
-    keep: Option<Keep>,
+    inner: AnswerBody,
     lease: Option<Lease>,
     context: Arc<Shared>,
     app: Arc<AppState>,
     /// What was asked for, for the app's log.
-    what: String,
+    what: What,
 }
 
 impl MachineBody {
     /// A body with what was used to get it.
-    pub fn new(
-        inner: Incoming,
-        keep: Option<Keep>,
-        lease: Lease,
-        context: Arc<Shared>,
-        app: Arc<AppState>,
-        what: String,
-    ) -> Self {
-        Self { inner, keep, lease: Some(lease), context, app, what }
+    pub fn new(inner: AnswerBody, lease: Lease, context: Arc<Shared>, app: Arc<AppState>, what: What) -> Self {
+        Self { inner, lease: Some(lease), context, app, what }
     }
 
     /// It came whole.
     fn complete(&mut self) {
-        if let Some(keep) = self.keep.take() {
-            keep.release();
-        }
         self.lease = None;
     }
 
-    fn broke_off(&mut self, error: &hyper::Error) {
+    fn broke_off(&mut self, error: &BoxError) {
         if let Some(lease) = self.lease.take() {
             self.context.routing.load().blame(&self.app.name, &lease.target);
-            let reason = kit::report::Report(error).to_string();
+            let reason = kit::report::Report(error.as_ref()).to_string();
             let refusal = Refusal::BrokenOff { machine: lease.target.machine.id.clone(), reason };
             self.context.journal.refused(&self.app, &refusal, &self.what);
         }
@@ -91,9 +79,9 @@ impl Drop for MachineBody {
 
 impl Body for MachineBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()).and_then(Frame::trailers_mut) {
             headers::clean_trailers(trailers);
@@ -122,7 +110,7 @@ impl Body for ResponseBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
-            Self::Machine(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Machine(body) => Pin::new(body).poll_frame(cx),
             Self::Compressed(body) => Pin::new(body).poll_frame(cx),
             Self::Platform(body) => Pin::new(body).poll_frame(cx),
             Self::Whole(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
@@ -145,6 +133,36 @@ impl Body for ResponseBody {
             Self::Platform(body) => body.size_hint(),
             Self::Whole(body) => body.size_hint(),
         }
+    }
+}
+
+/// A body that may come in bulk.
+pub trait Bulk {
+    /// What of it may be moved past the edge, now.
+    fn bulk(&mut self) -> Option<&mut AnswerContent>;
+    /// So many bytes of it went past.
+    fn went_past(&mut self, bytes: usize);
+}
+
+impl Bulk for ResponseBody {
+    fn bulk(&mut self) -> Option<&mut AnswerContent> {
+        match self {
+            Self::Machine(MachineBody { inner: AnswerBody::Http1(content), .. }) => Some(content),
+            _ => None,
+        }
+        .filter(|content| content.is_bulk())
+    }
+
+    fn went_past(&mut self, _: usize) {}
+}
+
+impl Bulk for ClientBody {
+    fn bulk(&mut self) -> Option<&mut AnswerContent> {
+        self.body.bulk()
+    }
+
+    fn went_past(&mut self, bytes: usize) {
+        self.account.went_out(bytes);
     }
 }
 

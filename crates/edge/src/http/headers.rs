@@ -87,23 +87,46 @@ pub fn to_machine(
     client: &Client,
     host: &Host,
     id: &RequestId,
-    region: &str,
+    region: &HeaderValue,
 ) {
     drop_hop_by_hop(headers);
     drop_forgeries(headers);
     join_cookies(headers);
-    let text = |text: &str| HeaderValue::from_str(text).expect("addresses, numbers and names are field values");
     headers.insert(header::HOST, text(&host.authority));
-    headers.insert(FLY_CLIENT_IP, text(&client.ip().to_string()));
+    let fields = client.fields();
+    headers.insert(FLY_CLIENT_IP, fields.ip.clone());
     headers.insert(FLY_REQUEST_ID, id.value());
-    headers.insert(FLY_REGION, text(region));
-    let port = HeaderValue::from(client.local.port());
-    headers.insert(FLY_FORWARDED_PORT, port.clone());
-    headers.insert(X_FORWARDED_PORT, port);
+    headers.insert(FLY_REGION, region.clone());
+    headers.insert(FLY_FORWARDED_PORT, fields.port.clone());
+    headers.insert(X_FORWARDED_PORT, fields.port.clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if client.is_secure() { "https" } else { "http" }));
     headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(if client.is_secure() { "on" } else { "off" }));
-    append(headers, X_FORWARDED_FOR, &format!("{}, {}", client.ip(), client.local.ip().to_canonical()));
-    append(headers, header::VIA, via(version));
+    append(headers, X_FORWARDED_FOR, fields.way.clone());
+    append(headers, header::VIA, HeaderValue::from_static(via(version)));
+}
+
+/// What is the same in all requests of a connection.
+pub struct ClientFields {
+    ip: HeaderValue,
+    port: HeaderValue,
+    /// The client and where it came to.
+    way: HeaderValue,
+}
+
+impl ClientFields {
+    /// Those of this client.
+    pub fn of(client: &Client) -> Self {
+        let (ip, local) = (client.ip(), client.local);
+        Self {
+            ip: text(&ip.to_string()),
+            port: HeaderValue::from(local.port()),
+            way: text(&format!("{ip}, {}", local.ip().to_canonical())),
+        }
+    }
+}
+
+fn text(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("addresses, numbers and names are field values")
 }
 
 /// Makes a machine's fields those that the client gets.
@@ -126,7 +149,7 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 
 /// Says that the answer came through us, and in which version of HTTP the machine gave it.
 pub fn pass_on(headers: &mut HeaderMap, version: Version) {
-    append(headers, header::VIA, via(version));
+    append(headers, header::VIA, HeaderValue::from_static(via(version)));
 }
 
 /// What every answer carries, whoever made it.
@@ -145,7 +168,11 @@ fn via(version: Version) -> &'static str {
 }
 
 /// Adds to a list that may stand in several lines already; afterwards it stands in one.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
+    if !headers.contains_key(&name) {
+        headers.insert(name, value);
+        return;
+    }
     let mut list: Vec<u8> = Vec::new();
     for before in headers.get_all(&name) {
         list.extend_from_slice(before.as_bytes());
@@ -194,10 +221,29 @@ pub fn is_ours(name: &HeaderName) -> bool {
 }
 
 fn is_forged(name: &str) -> bool {
-    let dashed: String = name.chars().map(|it| if it.is_ascii_alphanumeric() { it } else { '-' }).collect();
-    let ours = OURS.contains(&dashed.as_str()) || dashed.starts_with("fly-") || dashed.starts_with("dunlin-");
-    let misspelled = dashed != name && (dashed == "x-forwarded-for" || CLIENTS.contains(&dashed.as_str()));
-    misspelled || (ours && !CLIENTS.contains(&dashed.as_str()))
+    // Of the names that matter each begins with one of these letters.
+    if !name.starts_with(['d', 'f', 'x']) {
+        return false;
+    }
+    let is_clients = CLIENTS.iter().any(|clients| reads_like(name, clients));
+    let is_ours = || OURS.iter().any(|ours| reads_like(name, ours));
+    if is_clients || reads_like(name, "x-forwarded-for") {
+        return name.bytes().any(|byte| dashed(byte) != byte);
+    }
+    begins_like(name, "fly-") || begins_like(name, "dunlin-") || is_ours()
+}
+
+/// Whether a name is this one to whoever takes any sign for a dash.
+fn reads_like(name: &str, other: &str) -> bool {
+    name.len() == other.len() && begins_like(name, other)
+}
+
+fn begins_like(name: &str, other: &str) -> bool {
+    name.len() >= other.len() && name.bytes().zip(other.bytes()).all(|(byte, other)| dashed(byte) == other)
+}
+
+fn dashed(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
 }
 
 /// HTTP/2 may send a cookie list in pieces; HTTP/1.1 wants one line (RFC 9113, 8.2.3).

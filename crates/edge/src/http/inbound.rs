@@ -8,11 +8,16 @@ use std::{
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use super::connection::Content;
 use crate::options::BoxError;
 
 /// A request's body as it comes from a client.
 pub enum InboundBody {
-    /// Over HTTP/1 or HTTP/2.
+    /// There is none.
+    Empty,
+    /// Over HTTP/1.
+    Connection(Content),
+    /// Over HTTP/2.
     Stream(Incoming),
 }
 
@@ -28,18 +33,24 @@ impl Body for InboundBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Connection(body) => Pin::new(body).poll_frame(cx),
             Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
+            Self::Connection(body) => body.is_end_stream(),
             Self::Stream(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Connection(body) => body.size_hint(),
             Self::Stream(body) => body.size_hint(),
         }
     }

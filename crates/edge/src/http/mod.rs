@@ -3,6 +3,7 @@
 mod answer;
 mod body;
 mod compress;
+mod connection;
 mod headers;
 mod host;
 mod inbound;
@@ -15,7 +16,7 @@ mod serve;
 mod upgrade;
 
 pub use compress::Compressor;
-pub use headers::{clean_trailers, is_ours};
+pub use headers::{clean_trailers, has_token, is_ours};
 pub use host::name as host_name;
 pub use inbound::InboundBody;
 pub use request_id::RequestId;

@@ -10,14 +10,11 @@
 //!                                                              └ refusal ─▶ page for the client, line for the log
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use catalog::{Handling, PortRoute};
-use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, uri::PathAndQuery};
 use http_body_util::{BodyExt, Limited};
 use model::{AppName, machine::Port};
 use tokio::time::{Instant, timeout};
@@ -45,7 +42,7 @@ use crate::{
     replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
     statics, tunnel,
-    upstream::{Answered, Failed, KeptBody, RequestBody},
+    upstream::{AnswerBody, Failed, KeptBody, RequestBody},
 };
 
 /// How often a request is sent again that may have reached a machine already.
@@ -124,7 +121,7 @@ fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
 /// Makes a request what a machine gets: a target in origin form, the platform's fields.
 fn prepare<B>(request: &mut Request<B>, context: &Context, client: &Client, host: &Host, id: &RequestId) {
     let version = request.version();
-    headers::to_machine(request.headers_mut(), version, client, host, id, context.region.as_str());
+    headers::to_machine(request.headers_mut(), version, client, host, id, &context.region_field);
     let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
@@ -139,7 +136,7 @@ enum Gate {
 }
 
 /// A request that was sent: its answer, and who gave it.
-type Sent = (Answered, Chosen);
+type Sent = (Response<AnswerBody>, Chosen);
 
 /// What came back.
 enum Reply {
@@ -215,7 +212,7 @@ impl Visit<'_> {
         origin: &App,
         journey: &mut Journey,
         body: &KeptBody,
-        what: &str,
+        what: &What,
     ) -> Result<(Sent, Arc<AppState>), Refusal> {
         let rules = origin.port(self.busy.0.port).and_then(|port| port.options.http_options.as_ref());
         let rules = rules.map(|options| options.replay_cache.as_slice()).unwrap_or_default();
@@ -269,31 +266,32 @@ impl Visit<'_> {
     }
 
     /// Sends it to a machine, and to another one where that is safe.
-    async fn send(&self, journey: &Journey, body: &KeptBody) -> Result<Sent, Refusal> {
-        let search = Search::new(self.context, &journey.app, self.busy.0.port);
+    async fn send(&self, journey: &mut Journey, body: &KeptBody) -> Result<Sent, Refusal> {
+        let app = journey.app.clone();
+        let search = Search::new(self.context, &app, self.busy.0.port);
         let mut search = search.wishing(journey.wish.clone()).reach_by(journey.reach_by);
-        let mut request = journey.request(read(body)?);
+        let mut content = read(body)?;
         let mut resends = 0;
         loop {
             let mut chosen = search.next().await?;
             chosen.suit(self.upgrade.is_some());
-            prefer::tell_unavailable(request.headers_mut(), &journey.wish, &chosen.route.id);
+            prefer::tell_unavailable(&mut journey.head.headers, &journey.wish, &chosen.route.id);
             if self.upgrade.is_none()
-                && let Some(answered) = statics::ask(self.context, &chosen, &request).await
+                && let Some(answered) = statics::ask(self.context, &chosen, &journey.head).await
             {
                 return Ok((answered, chosen));
             }
-            let sent = self.context.dialer.send(&chosen, target_form(request, &chosen, &self.host)).await;
+            let sent = self.context.dialer.send(&chosen, &journey.head, &self.host.authority, content).await;
             let Failed { cause, unsent, untouched } = match sent {
-                Ok(answered) => return Ok((answered, chosen)),
+                Ok(answer) => return Ok((answer, chosen)),
                 Err(failed) => failed,
             };
-            request = match unsent {
+            content = match unsent {
                 Some(unsent) => unsent,
                 None if resends < MAX_RESENDS && (untouched || self.is_safe_twice(&journey.head.method, &cause)) => {
                     resends += 1;
-                    let Ok(body) = read(body) else { return Err(search.given_up(&chosen.lease, cause)) };
-                    journey.request(body)
+                    let Ok(content) = read(body) else { return Err(search.given_up(&chosen.lease, cause)) };
+                    content
                 }
                 None => return Err(search.given_up(&chosen.lease, cause)),
             };
@@ -309,8 +307,8 @@ impl Visit<'_> {
 
     /// The order that an answer holds instead of an answer, if it does. The rest of such an answer is thrown away.
     async fn order_in(&self, (answered, chosen): Sent) -> Result<Reply, BadOrder> {
-        let headers = answered.response.headers();
-        if answered.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        let headers = answered.headers();
+        if answered.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(Reply::Answer(Box::new((answered, chosen))));
         }
         if let Some(order) = ReplayOrder::of_headers(headers) {
@@ -332,37 +330,50 @@ impl Visit<'_> {
     /// Makes a machine's answer the client's.
     fn finish(
         mut self,
-        (answered, chosen): Sent,
+        (mut response, chosen): Sent,
         dress: &Dress,
         state: Arc<AppState>,
-        what: String,
+        what: What,
     ) -> Result<Response<ResponseBody>, Refusal> {
-        let Answered { mut response, keep } = answered;
         self.account.answered_by(&chosen.lease.target.machine);
         let version = response.version();
         headers::to_client(response.headers_mut());
         *response.version_mut() = Version::HTTP_11;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let (context, lease) = (self.context.clone(), chosen.lease);
-            let response = response.map(|body| MachineBody::new(body, keep, lease, context, state, what));
+            let response = response.map(|body| MachineBody::new(body, lease, context, state, what));
             return Ok(dress.put_on(response, version, &self.context.compressor, self.id));
         }
         dress.sign(response.headers_mut(), version, self.id);
-        let Some(upgrade) = self.upgrade.take() else {
+        let (mut parts, body) = response.into_parts();
+        let Some((upgrade, machine)) = self.upgrade.take().zip(body.into_stream()) else {
             let machine = chosen.lease.target.machine.id.clone();
             let reason = "it switched protocols without being asked".into();
             return Err(Refusal::BadAnswer { machine, protocol: "HTTP/1.1", reason });
         };
-        let machine = hyper::upgrade::on(&mut response);
-        *response.status_mut() = upgrade.consent(response.headers_mut());
+        parts.status = upgrade.consent(&mut parts.headers);
         let tunnel = tunnel::run(self.context.clone(), upgrade, machine, chosen.lease, self.busy.clone());
         self.context.tasks.spawn(tunnel);
-        Ok(response.map(|_| ResponseBody::default()))
+        Ok(Response::from_parts(parts, ResponseBody::default()))
     }
 
-    fn describe<B>(&self, request: &Request<B>) -> String {
-        let path: String = request.uri().path().chars().take(200).collect();
-        format!("({} {path}, request {})", request.method(), self.id)
+    fn describe<B>(&self, request: &Request<B>) -> What {
+        What { method: request.method().clone(), uri: request.uri().clone(), id: self.id.clone() }
+    }
+}
+
+/// What was asked for, in words for the app's log.
+pub struct What {
+    method: Method,
+    uri: Uri,
+    id: RequestId,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.uri.path();
+        let end = path.char_indices().nth(200).map_or(path.len(), |(at, _)| at);
+        write!(f, "({} {}, request {})", self.method, &path[..end], self.id)
     }
 }
 
@@ -382,47 +393,13 @@ fn read(body: &KeptBody) -> Result<RequestBody, Refusal> {
 }
 
 /// Reads an answer that nobody wants, so that its connection can be used again; a long one is broken off instead.
-async fn throw_away(answered: Answered, chosen: Chosen) {
+async fn throw_away(answered: Response<AnswerBody>, chosen: Chosen) {
     let _ = whole(answered, MAX_JSON_BYTES).await;
     drop(chosen);
 }
 
 /// The body of an answer, if it comes whole, soon, and is not too long.
-async fn whole(answered: Answered, limit: usize) -> Option<Bytes> {
-    let Answered { response, keep } = answered;
-    let body = timeout(ORDER_PATIENCE, Limited::new(response.into_body(), limit).collect()).await;
-    let body = body.ok()?.ok()?.to_bytes();
-    if let Some(keep) = keep {
-        keep.release();
-    }
-    Some(body)
-}
-
-/// The request as the machine's protocol spells it: HTTP/2 has the host in its target.
-fn target_form(mut request: Request<RequestBody>, chosen: &Chosen, host: &Host) -> Request<RequestBody> {
-    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    if !chosen.h2 {
-        *request.version_mut() = Version::HTTP_11;
-        *request.uri_mut() = Uri::from(path);
-        set_host(request.headers_mut(), host);
-        return request;
-    }
-    if let Ok(authority) = Authority::try_from(host.authority.as_str()) {
-        let mut parts = http::uri::Parts::default();
-        (parts.scheme, parts.authority, parts.path_and_query) = (Some(Scheme::HTTP), Some(authority), Some(path));
-        if let Ok(uri) = Uri::from_parts(parts) {
-            *request.uri_mut() = uri;
-        }
-    }
-    *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().remove(http::header::HOST);
-    request
-}
-
-fn set_host(headers: &mut HeaderMap, host: &Host) {
-    if !headers.contains_key(http::header::HOST)
-        && let Ok(value) = host.authority.parse()
-    {
-        headers.insert(http::header::HOST, value);
-    }
+async fn whole(answered: Response<AnswerBody>, limit: usize) -> Option<Bytes> {
+    let body = timeout(ORDER_PATIENCE, Limited::new(answered.into_body(), limit).collect()).await;
+    Some(body.ok()?.ok()?.to_bytes())
 }

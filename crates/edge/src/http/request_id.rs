@@ -5,28 +5,29 @@ use model::Region;
 
 /// The name of a request.
 #[derive(Clone)]
-pub struct RequestId(String);
+pub struct RequestId(HeaderValue);
 
 impl RequestId {
     /// A new one, of this moment.
     pub fn new(region: &Region) -> Self {
-        let ulid = model::id::ulid(kit::clock::unix_ms(), kit::random::bytes());
-        Self(format!("{ulid}-{region}"))
+        let ulid = model::id::ulid(kit::clock::unix_ms(), kit::random::for_names());
+        let name = HeaderValue::try_from(format!("{ulid}-{region}"));
+        Self(name.expect("letters, digits and a dash are a field's value"))
     }
 
     /// As text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        self.0.to_str().unwrap_or_default()
     }
 
     /// As a field's value.
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.0).expect("letters, digits and a dash are a field's value")
+        self.0.clone()
     }
 }
 
 impl std::fmt::Display for RequestId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }

@@ -4,29 +4,30 @@ use std::{
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use hyper::{Request, body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::Instant,
-};
+use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::time::Instant;
 
-use super::{InboundBody, leave::Multiplexed, request};
+use super::{
+    InboundBody,
+    connection::{self, Served},
+    headers::ClientFields,
+    leave::Multiplexed,
+    request,
+};
 use crate::{
     Bounds,
     account::{Connection, Counted},
     context::Context,
+    http1::{AnyStream, Prefixed},
     limits::Guarded,
-    options::BoxError,
+    splice::Stream,
 };
 
 /// How long a connection gets to end by itself once it has been asked to.
@@ -49,6 +50,7 @@ pub struct Client {
     /// Whether the connection carries many requests at a time.
     pub multiplexed: Multiplexed,
     activity: Activity,
+    fields: OnceLock<ClientFields>,
 }
 
 /// A secured connection.
@@ -62,7 +64,16 @@ impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr, port: u16, secured: Option<Secured>) -> Self {
         let name = secured.as_ref().and_then(|secured| secured.name.clone());
         let connection = Arc::new(Connection::new(peer, port, secured.is_some(), name));
-        Self { peer, local, port, secured, connection, multiplexed: Multiplexed::default(), activity: Activity::new() }
+        Self {
+            peer,
+            local,
+            port,
+            secured,
+            connection,
+            multiplexed: Multiplexed::default(),
+            activity: Activity::new(),
+            fields: OnceLock::new(),
+        }
     }
 
     /// A client who secures the connection with the app itself, under this server name.
@@ -76,12 +87,18 @@ impl Client {
             connection,
             multiplexed: Multiplexed::default(),
             activity: Activity::new(),
+            fields: OnceLock::new(),
         }
     }
 
     /// His address; IPv4 as such, though it came through a socket for both.
     pub fn ip(&self) -> IpAddr {
         self.peer.ip().to_canonical()
+    }
+
+    /// What its requests have in common.
+    pub fn fields(&self) -> &ClientFields {
+        self.fields.get_or_init(|| ClientFields::of(self))
     }
 
     /// The server name that the connection is secured for, if it is and said one.
@@ -95,17 +112,10 @@ impl Client {
     }
 }
 
-/// How clients are spoken to.
-pub fn server(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
-    let mut server = auto::Builder::new(TokioExecutor::new());
+/// How clients are spoken to over HTTP/2.
+pub fn server(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
+    let mut server = http2::Builder::new(TokioExecutor::new());
     server
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(bounds.header)
-        .max_buf_size(bounds.header_bytes.max(8192))
-        .keep_alive(true);
-    server
-        .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(u32::try_from(bounds.header_bytes).unwrap_or(u32::MAX))
@@ -116,14 +126,22 @@ pub fn server(bounds: &Bounds) -> auto::Builder<TokioExecutor> {
 }
 
 /// Serves a connection until it ends, lies idle too long, or the edge stops.
-pub async fn serve<IO>(context: Arc<Context>, io: IO, client: Client)
-where
-    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub async fn serve(context: Arc<Context>, stream: impl Stream + 'static, client: Client) {
     let client = Arc::new(client);
     let _entered = context.connections.enter(&client.connection);
-    let io = Guarded::new(io, &context, &client.connection);
-    let io = Counted::new(io, client.connection.clone());
+    let stream = Guarded::new(stream, &context, &client.connection);
+    let stream = Box::new(Counted::new(stream, client.connection.clone()));
+    let served = tokio::select! {
+        served = connection::serve(&context, stream, &client) => served,
+        () = context.aborting.cancelled() => return,
+    };
+    if let Served::Http2(stream) = served {
+        // By address: most connections never need this room.
+        Box::pin(serve_http2(context, stream, client)).await;
+    }
+}
+
+async fn serve_http2(context: Arc<Context>, stream: Prefixed<AnyStream>, client: Arc<Client>) {
     let service = service_fn(|request: Request<Incoming>| {
         let (context, client) = (context.clone(), client.clone());
         async move {
@@ -131,7 +149,7 @@ where
             Ok::<_, Infallible>(request::answer(context, busy, request.map(InboundBody::from)).await)
         }
     });
-    let connection = context.server.serve_connection_with_upgrades(TokioIo::new(io), service);
+    let connection = context.server.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended, &client),
@@ -147,9 +165,9 @@ where
     }
 }
 
-fn log_end(ended: Result<(), BoxError>, client: &Client) {
+fn log_end(ended: Result<(), hyper::Error>, client: &Client) {
     if let Err(error) = ended {
-        tracing::debug!(peer = %client.peer, "a connection ended: {}", kit::report::Report(error.as_ref()));
+        tracing::debug!(peer = %client.peer, "a connection ended: {}", kit::report::Report(&error));
     }
 }
 
@@ -184,7 +202,8 @@ impl Activity {
 pub struct Busy(pub Arc<Client>);
 
 impl Busy {
-    fn new(client: Arc<Client>) -> Self {
+    /// From now on, until it is dropped.
+    pub fn new(client: Arc<Client>) -> Self {
         client.activity.under_way.fetch_add(1, Relaxed);
         Self(client)
     }

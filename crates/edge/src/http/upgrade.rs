@@ -1,23 +1,76 @@
 //! Requests that turn their connection into a tunnel: `Upgrade` over HTTP/1.1, and WebSocket's extended `CONNECT` over
 //! HTTP/2 (RFC 8441), which a machine gets as `Upgrade` over HTTP/1.1.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
     header::{self, HeaderName},
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 
 use super::headers::has_token;
+use crate::http1::{AnyStream, Prefixed};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+
+/// The client's side of a tunnel, once its connection has been told of the machine's consent.
+pub enum ClientSide {
+    /// Over HTTP/1.1: the connection itself.
+    Connection(oneshot::Receiver<HandedOver>),
+    /// Over HTTP/2: a stream of the connection.
+    Stream(OnUpgrade),
+}
+
+impl ClientSide {
+    /// The client's side as a stream of bytes, and what is to be kept as long as that; nothing if the client went away.
+    pub async fn open(self) -> Option<(Prefixed<AnyStream>, Option<oneshot::Sender<()>>)> {
+        match self {
+            Self::Connection(connection) => {
+                connection.await.ok().map(|HandedOver { stream, held }| (stream, Some(held)))
+            }
+            Self::Stream(stream) => {
+                let stream = Box::new(TokioIo::new(stream.await.ok()?));
+                Some((Prefixed::new(Bytes::new(), stream), None))
+            }
+        }
+    }
+}
+
+/// A connection that was handed over.
+pub struct HandedOver {
+    /// With what was read of it.
+    pub stream: Prefixed<AnyStream>,
+    /// Dropped at its end, which whoever handed it over waits for: till then the connection counts.
+    pub held: oneshot::Sender<()>,
+}
+
+/// With a request over HTTP/1.1 that asks for an upgrade: the connection will come this way.
+#[derive(Clone)]
+pub struct Offer(Arc<Mutex<Option<oneshot::Receiver<HandedOver>>>>);
+
+impl Offer {
+    /// An offer, and where the connection is to be handed over.
+    pub fn new() -> (oneshot::Sender<HandedOver>, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (sender, Self(Arc::new(Mutex::new(Some(receiver)))))
+    }
+
+    fn accept(self) -> Option<ClientSide> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(ClientSide::Connection)
+    }
+}
 
 /// A wish to upgrade.
 pub struct Upgrade {
     /// What to: `websocket`, usually.
     protocol: HeaderValue,
     /// The client's side, once both agree.
-    pub client: OnUpgrade,
+    pub client: ClientSide,
     /// The wish came as an extended `CONNECT`.
     extended: bool,
 }
@@ -30,11 +83,12 @@ impl Upgrade {
             if protocol.as_str() != "websocket" {
                 return None;
             }
-            let client = hyper::upgrade::on(&mut *request);
+            let client = ClientSide::Stream(hyper::upgrade::on(&mut *request));
             return Some(Self { protocol: HeaderValue::from_static("websocket"), client, extended: true });
         }
         let protocol = wanted(request.version(), request.headers())?;
-        Some(Self { protocol, client: hyper::upgrade::on(request), extended: false })
+        let client = request.extensions_mut().remove::<Offer>()?.accept()?;
+        Some(Self { protocol, client, extended: false })
     }
 
     /// Whether it leads to WebSocket.

@@ -34,6 +34,26 @@ impl<IO> Guarded<IO> {
         Self { inner, context, connection, frames: Frames::default(), patience, alarm: None }
     }
 
+    /// The connection that is guarded.
+    pub fn inner(&self) -> &IO {
+        &self.inner
+    }
+
+    /// So many bytes were taken, beside what was written here.
+    pub fn moved(&mut self, bytes: usize) {
+        if self.alarm.is_some() {
+            self.patience.moved(bytes, Instant::now());
+        }
+    }
+
+    /// The client takes nothing now. Ready once that has lasted too long.
+    pub fn stalled(&mut self, task: &mut Task<'_>) -> Poll<io::Error> {
+        self.written(task, Poll::Pending).map(|refused| match refused {
+            Err(error) => error,
+            Ok(_) => io::ErrorKind::TimedOut.into(),
+        })
+    }
+
     fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let now = self.connection.since.elapsed();
         self.frames.feed(bytes, now).map_err(|flood| self.end(&Refusal::Flood { what: flood.0 }))

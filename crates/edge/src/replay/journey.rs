@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catalog::MachineRoute;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
 use model::{
     AppName, MachineId, Region,
     machine::{ReplayCache as SessionRule, SessionKind},
@@ -39,6 +39,13 @@ pub struct Head {
     pub uri: Uri,
     /// The fields.
     pub headers: HeaderMap,
+}
+
+impl Head {
+    /// What is asked for, in origin form.
+    pub fn target(&self) -> &str {
+        self.uri.path_and_query().map_or("/", PathAndQuery::as_str)
+    }
 }
 
 /// A request on its way.
@@ -131,15 +138,6 @@ impl Journey {
             returned: false,
             memory: Memory::None,
         }
-    }
-
-    /// The request that a machine gets next.
-    pub fn request<B>(&self, body: B) -> Request<B> {
-        let mut request = Request::new(body);
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        request.headers_mut().clone_from(&self.head.headers);
-        request
     }
 
     /// Goes at once where requests like this were sent before, if that is remembered and `may` be.

@@ -20,6 +20,6 @@ mod order;
 mod pattern;
 
 pub use cache::{Quota, ReplayCache};
-pub use journey::{Journey, Orderer, Recall};
+pub use journey::{Head, Journey, Orderer, Recall};
 pub use order::{BadOrder, CacheOrder, CacheRule, Fallback, MAX_JSON_BYTES, ReplayOrder, Transform};
 pub use pattern::{BadPattern, Pattern};

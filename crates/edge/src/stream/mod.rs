@@ -11,10 +11,7 @@ mod relay;
 use std::{io, sync::Arc, time::Duration};
 
 use model::AppName;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::server::TlsStream;
 
 use self::relay::{End, relay};
@@ -27,10 +24,11 @@ use crate::{
     listen::break_off,
     machine::Lease,
     proxy_protocol::{self, Header, Route},
+    splice::Stream,
 };
 
 /// A connection, whatever lies around its socket.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin {
+pub trait Socket: Stream {
     /// The socket itself.
     fn tcp(&self) -> &TcpStream;
 }

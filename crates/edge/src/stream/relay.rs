@@ -1,7 +1,8 @@
 //! Passing bytes both ways.
 //!
 //! A connection on which nothing passes holds no buffer: bytes are read into one that the thread's connections share,
-//! and only what the other side does not take at once is kept.
+//! and only what the other side does not take at once is kept. While many pass, and both ends are bare sockets, they are
+//! moved inside the kernel.
 
 use std::{
     cell::RefCell,
@@ -13,9 +14,11 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+
+use crate::splice::{Pipe, Stream, WORTHWHILE};
 
 /// How much is read at a time.
 const CHUNK: usize = 64 * 1024;
@@ -43,11 +46,7 @@ pub enum End {
 }
 
 /// Passes bytes both ways until both directions have ended, one of them breaks, or nothing passes for `idle`.
-pub async fn relay(
-    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    machine: &mut (impl AsyncRead + AsyncWrite + Unpin),
-    idle: Option<Duration>,
-) -> End {
+pub async fn relay(client: &mut impl Stream, machine: &mut impl Stream, idle: Option<Duration>) -> End {
     let (mut up, mut down) = (Direction::default(), Direction::default());
     let mut watch = idle.map(Watch::new);
     // A machine that takes no more may still have answered: what it said is passed on first.
@@ -101,6 +100,9 @@ struct Direction {
     unflushed: bool,
     stage: Stage,
     passed: u64,
+    /// So many came at once that more are likely to follow.
+    bulk: bool,
+    pipe: Pipe,
 }
 
 #[derive(Default, PartialEq)]
@@ -112,14 +114,13 @@ enum Stage {
 }
 
 impl Direction {
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<Result<(), Broken>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut impl Stream, to: &mut impl Stream) -> Poll<Result<(), Broken>> {
         while self.stage == Stage::Open {
             ready!(self.poll_kept(cx, to)).map_err(Broken::Writing)?;
+            if (self.bulk || !self.pipe.is_empty()) && from.bare().is_some() && to.bare().is_some() {
+                ready!(self.poll_bulk(cx, from, to))?;
+                continue;
+            }
             match SCRATCH.with_borrow_mut(|scratch| self.poll_chunk(cx, from, to, scratch)) {
                 Poll::Ready(read) => read?,
                 Poll::Pending => {
@@ -135,12 +136,35 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
+    /// Moves what comes inside the kernel, for as long as it comes in bulk.
+    fn poll_bulk(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut impl Stream,
+        to: &mut impl Stream,
+    ) -> Poll<Result<(), Broken>> {
+        if let Some(source) = from.bare().filter(|_| self.pipe.is_empty()) {
+            let taken = ready!(self.pipe.poll_fill(cx, source, u64::MAX)).map_err(Broken::Reading)?;
+            self.passed += taken as u64;
+            from.came_past(taken);
+            self.bulk = taken >= WORTHWHILE;
+            if taken == 0 {
+                self.stage = Stage::Ending;
+            }
+        }
+        while let Some(sink) = to.bare().filter(|_| !self.pipe.is_empty()) {
+            let given = ready!(self.pipe.poll_drain(cx, sink)).and_then(some).map_err(Broken::Writing)?;
+            to.went_past(given);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads once and writes what was read; keeps what is not taken.
     fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
+        from: &mut impl Stream,
+        to: &mut impl Stream,
         scratch: &mut [u8],
     ) -> Poll<Result<(), Broken>> {
         let mut buffer = ReadBuf::new(scratch);
@@ -157,6 +181,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.passed += bytes.len() as u64;
+        self.bulk = bytes.len() == CHUNK;
         let taken = match Pin::new(to).poll_write(cx, bytes) {
             Poll::Ready(taken) => taken.and_then(some).map_err(Broken::Writing)?,
             Poll::Pending => 0,
@@ -261,6 +286,8 @@ mod tests {
     }
 
     struct Closed;
+
+    impl Stream for tokio::io::Join<&'static [u8], Closed> {}
 
     impl AsyncWrite for Closed {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {

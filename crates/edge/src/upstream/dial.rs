@@ -1,11 +1,15 @@
 //! Connecting to a machine and sending it a request.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use http::{
+    Uri, Version,
+    header::HOST,
+    uri::{Authority, Parts, PathAndQuery, Scheme},
+};
 use hyper::{
     Request, Response,
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
+    client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kit::report::Report;
@@ -15,38 +19,37 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Keep, RequestBody, pool::Shared};
+use super::{
+    AnswerBody, RequestBody,
+    exchange::{Link, Lost, Patience, Why, exchange},
+    pool::{Home, Shared},
+};
 use crate::{
     Bounds, Refusal,
     choose::Chosen,
     limits::TooSlow,
-    machine::{Lease, Target},
+    machine::{Lease, Machine, Target},
+    replay::Head,
 };
 
 /// Opens connections to machines and sends requests over them.
 pub struct Dialer {
     connect: Duration,
-    answer: Duration,
-    http1: http1::Builder,
+    patience: Patience,
     http2: http2::Builder<TokioExecutor>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
-/// An answer whose header has come.
-pub struct Answered {
-    /// The answer. Its body is still to come.
-    pub response: Response<Incoming>,
-    /// What to do with the connection when the body has come.
-    pub keep: Option<Keep>,
-}
+/// An answer whose header has come. Its body is still to come.
+pub type Answered = Response<AnswerBody>;
 
 /// Why there is no answer.
 pub struct Failed {
     /// What happened.
     pub cause: Refusal,
-    /// The request, if none of it was sent.
-    pub unsent: Option<Request<RequestBody>>,
+    /// The request's body, if none of it was read.
+    pub unsent: Option<RequestBody>,
     /// Whether the machine says that it has done nothing with it, though some of it was sent.
     pub untouched: bool,
 }
@@ -54,11 +57,10 @@ pub struct Failed {
 impl Dialer {
     /// A dialer whose connections are tasks of `tasks`.
     pub fn new(bounds: &Bounds, tasks: TaskTracker, stopping: CancellationToken) -> Self {
-        let mut http1 = http1::Builder::new();
-        http1.max_buf_size(bounds.header_bytes.max(8192));
+        let patience = Patience { head_bytes: bounds.header_bytes.max(8192), answer: bounds.answer };
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20)).max_header_list_size(64 * 1024);
-        Self { connect: bounds.connect, answer: bounds.answer, http1, http2, tasks, stopping }
+        Self { connect: bounds.connect, patience, http2, tasks, stopping }
     }
 
     /// A connection to a machine, made by some moment if there is one.
@@ -76,64 +78,92 @@ impl Dialer {
         Ok(stream)
     }
 
-    /// Sends a request to the machine that was chosen and waits for the header of its answer.
-    pub async fn send(&self, chosen: &Chosen, mut request: Request<RequestBody>) -> Result<Answered, Failed> {
-        let lease = &chosen.lease;
-        let sent = request.body_mut().sent();
-        let answer =
-            async { if chosen.h2 { self.send_h2(chosen, request).await } else { self.send_h1(chosen, request).await } };
-        let too_late = async {
-            let _ = sent.await;
-            tokio::time::sleep(self.answer).await;
-        };
-        tokio::select! {
-            answer = answer => answer,
-            () = too_late => {
-                let machine = lease.target.machine.id.clone();
-                Err(Failed { cause: Refusal::NoAnswer { machine, waited: self.answer }, unsent: None, untouched: false })
-            }
+    /// Sends a request to the machine that was chosen and waits for the header of its answer. `authority` is the host
+    /// that it is for.
+    pub async fn send(
+        &self,
+        chosen: &Chosen,
+        head: &Head,
+        authority: &str,
+        body: RequestBody,
+    ) -> Result<Answered, Failed> {
+        if chosen.h2 {
+            self.send_h2_in_time(chosen, in_h2(head, authority, body)).await
+        } else {
+            self.send_h1(chosen, head, body).await
         }
     }
 
-    async fn send_h1(&self, chosen: &Chosen, request: Request<RequestBody>) -> Result<Answered, Failed> {
+    async fn send_h1(&self, chosen: &Chosen, head: &Head, body: RequestBody) -> Result<Answered, Failed> {
         let Lease { target, epoch } = &chosen.lease;
         let pooled = if chosen.reuse { target.pool.take(*epoch) } else { None };
-        let mut sender = match pooled {
-            Some(sender) => sender,
-            None => match self.open_h1(target, chosen.reach_by).await {
-                Ok(sender) => sender,
-                Err(cause) => return Err(Failed { cause, unsent: Some(request), untouched: true }),
+        let link = match pooled {
+            Some(link) => link,
+            None => match self.connect(target, chosen.reach_by).await {
+                Ok(stream) => Link::new(stream, target.machine.clone()),
+                Err(cause) => return Err(Failed { cause, unsent: Some(body), untouched: true }),
             },
         };
-        let response = sender.try_send_request(request).await.map_err(|error| failed(target, "HTTP/1.1", error))?;
-        target.worked();
-        let (pool, tasks, stopping) = (target.pool.clone(), self.tasks.clone(), self.stopping.clone());
-        let keep = chosen.reuse.then(|| Keep { sender, pool, epoch: *epoch, tasks, stopping });
-        Ok(Answered { response, keep })
+        let home = chosen.reuse.then(|| Home {
+            pool: target.pool.clone(),
+            epoch: *epoch,
+            tasks: self.tasks.clone(),
+            stopping: self.stopping.clone(),
+        });
+        match exchange(link, head, body, self.patience, home).await {
+            Ok(answer) => {
+                target.worked();
+                Ok(answer.map(AnswerBody::Http1))
+            }
+            Err(Lost { why, untouched }) => Err(Failed { cause: self.lost(target, why), unsent: None, untouched }),
+        }
     }
 
-    async fn open_h1(&self, target: &Target, by: Option<Instant>) -> Result<http1::SendRequest<RequestBody>, Refusal> {
-        let stream = self.connect(target, by).await?;
-        let handshake = self.http1.handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|error| closed_early(target, &error))?;
-        let machine = target.machine.clone();
-        self.tasks.spawn(async move {
-            // What ends it is told to whoever sends over it.
-            let _ = connection.with_upgrades().await;
-            machine.metrics().disconnects.one();
-        });
-        Ok(sender)
+    /// The answer of a server beside a machine's program, over a connection of its own, if it gives one.
+    pub async fn fetch(&self, machine: &Arc<Machine>, server: SocketAddr, head: &Head) -> Option<Answered> {
+        let stream = TcpStream::connect(server).await.ok()?;
+        machine.metrics().connects.one();
+        let link = Link::new(stream, machine.clone());
+        let answer = exchange(link, head, RequestBody::default(), self.patience, None).await.ok()?;
+        Some(answer.map(AnswerBody::Http1))
+    }
+
+    fn lost(&self, target: &Target, why: Why) -> Refusal {
+        let (machine, protocol) = (target.machine.id.clone(), "HTTP/1.1");
+        match why {
+            Why::Closed(error) => Refusal::ClosedEarly { machine, reason: error.to_string() },
+            Why::Bad(bad) => Refusal::BadAnswer { machine, protocol, reason: Report(&bad).to_string() },
+            Why::TooManyInterim => Refusal::BadAnswer { machine, protocol, reason: "no final answer came".into() },
+            Why::Client(error) if error.is::<TooSlow>() => Refusal::SlowBody,
+            Why::Client(error) => Refusal::ClientGone { reason: Report(error.as_ref()).to_string() },
+            Why::Late => Refusal::NoAnswer { machine, waited: self.patience.answer },
+        }
+    }
+
+    async fn send_h2_in_time(&self, chosen: &Chosen, mut request: Request<RequestBody>) -> Result<Answered, Failed> {
+        let sent = request.body_mut().sent();
+        let too_late = async {
+            let _ = sent.await;
+            tokio::time::sleep(self.patience.answer).await;
+        };
+        tokio::select! {
+            answer = self.send_h2(chosen, request) => answer,
+            () = too_late => {
+                let cause = self.lost(&chosen.lease.target, Why::Late);
+                Err(Failed { cause, unsent: None, untouched: false })
+            }
+        }
     }
 
     async fn send_h2(&self, chosen: &Chosen, request: Request<RequestBody>) -> Result<Answered, Failed> {
         let target = &chosen.lease.target;
         let mut sender = match self.shared_h2(&chosen.lease, chosen.reach_by).await {
             Ok(sender) => sender,
-            Err(cause) => return Err(Failed { cause, unsent: Some(request), untouched: true }),
+            Err(cause) => return Err(Failed { cause, unsent: Some(request.into_body()), untouched: true }),
         };
-        let response = sender.try_send_request(request).await.map_err(|error| failed(target, "HTTP/2", error))?;
+        let response = sender.try_send_request(request).await.map_err(|error| failed(target, error))?;
         target.worked();
-        Ok(Answered { response, keep: None })
+        Ok(response.map(AnswerBody::Http2))
     }
 
     /// The HTTP/2 connection that all requests to a target share.
@@ -145,7 +175,7 @@ impl Dialer {
         }
         let stream = self.connect(target, by).await?;
         let handshake = self.http2.handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|error| bad_answer(target, "HTTP/2", &error))?;
+        let (sender, connection) = handshake.map_err(|error| bad_answer(target, &error))?;
         let machine = target.machine.clone();
         self.tasks.spawn(async move {
             let _ = connection.await;
@@ -154,6 +184,24 @@ impl Dialer {
         *shared = Some(Shared { sender: sender.clone(), epoch: *epoch });
         Ok(sender)
     }
+}
+
+/// The request as HTTP/2 spells it: the host is in its target (RFC 9113, 8.3.1).
+fn in_h2(head: &Head, authority: &str, body: RequestBody) -> Request<RequestBody> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().clone_from(&head.headers);
+    request.headers_mut().remove(HOST);
+    let mut parts = Parts::default();
+    parts.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+    if let Ok(authority) = Authority::try_from(authority) {
+        (parts.scheme, parts.authority) = (Some(Scheme::HTTP), Some(authority));
+    }
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
 }
 
 fn unreachable(target: &Target, error: &io::Error) -> Refusal {
@@ -166,15 +214,15 @@ fn unreachable(target: &Target, error: &io::Error) -> Refusal {
 }
 
 /// What a failed attempt to send says about whose fault it is.
-fn failed(target: &Target, protocol: &'static str, error: TrySendError<Request<RequestBody>>) -> Failed {
+fn failed(target: &Target, error: TrySendError<Request<RequestBody>>) -> Failed {
     let mut error = error;
-    let unsent = error.take_message();
+    let unsent = error.take_message().map(Request::into_body);
     let error = error.into_error();
     let untouched = unsent.is_some() || is_untouched(&error);
     let cause = if error.is_user() {
         body_refusal(&error).unwrap_or_else(|| Refusal::ClientGone { reason: Report(&error).to_string() })
     } else if error.is_parse() || breaks_h2(&error) {
-        bad_answer(target, protocol, &error)
+        bad_answer(target, &error)
     } else {
         closed_early(target, &error)
     };
@@ -199,9 +247,9 @@ fn breaks_h2(error: &hyper::Error) -> bool {
     h2.is_some_and(|error| !error.is_io() && !error.is_remote())
 }
 
-fn bad_answer(target: &Target, protocol: &'static str, error: &hyper::Error) -> Refusal {
+fn bad_answer(target: &Target, error: &hyper::Error) -> Refusal {
     let machine = target.machine.id.clone();
-    Refusal::BadAnswer { machine, protocol, reason: Report(error).to_string() }
+    Refusal::BadAnswer { machine, protocol: "HTTP/2", reason: Report(error).to_string() }
 }
 
 fn closed_early(target: &Target, error: &hyper::Error) -> Refusal {

@@ -1,11 +1,15 @@
 //! The way from the edge to a machine.
 
+mod answer;
 mod body;
 mod dial;
+mod exchange;
 mod kept;
 mod pool;
 
+pub use answer::AnswerBody;
 pub use body::RequestBody;
 pub use dial::{Answered, Dialer, Failed};
+pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
-pub use pool::{Keep, Pool};
+pub use pool::Pool;

@@ -4,15 +4,15 @@
 //! belongs to the life of the machine that it was made in, and is never used in a later one.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::RequestBody;
+use super::{RequestBody, exchange::Link};
 
 /// How long a connection lies idle: shorter than the keep-alive of common servers, so that they do not close it while
 /// a request is on its way.
@@ -23,13 +23,20 @@ const MAX_IDLE: usize = 128;
 /// Connections to one port of one machine.
 #[derive(Default)]
 pub struct Pool {
-    idle: Mutex<Vec<Idle>>,
+    idle: Mutex<Shelf>,
     /// The shared HTTP/2 connection; locked while it is being made, so that it is made once.
     pub(super) shared: tokio::sync::Mutex<Option<Shared>>,
 }
 
+/// Idle connections, the one used last at the end, and whether somebody looks after them.
+#[derive(Default)]
+struct Shelf {
+    links: Vec<Idle>,
+    is_looked_after: bool,
+}
+
 struct Idle {
-    sender: http1::SendRequest<RequestBody>,
+    link: Box<Link>,
     since: Instant,
     epoch: u64,
 }
@@ -42,61 +49,60 @@ pub(super) struct Shared {
 
 impl Pool {
     /// The connection used last that is still good.
-    pub(super) fn take(&self, epoch: u64) -> Option<http1::SendRequest<RequestBody>> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|it| it.is_good(epoch));
-        let ready = idle.iter().rposition(|it| it.sender.is_ready())?;
-        Some(idle.swap_remove(ready).sender)
+    pub(super) fn take(&self, epoch: u64) -> Option<Box<Link>> {
+        let mut shelf = self.shelf();
+        while let Some(Idle { mut link, since, epoch: of }) = shelf.links.pop() {
+            if of == epoch && since.elapsed() < KEEP_IDLE && link.is_good() {
+                return Some(link);
+            }
+        }
+        None
     }
 
     /// Gives up every connection.
     pub fn clear(&self) {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shelf().links.clear();
         if let Ok(mut shared) = self.shared.try_lock() {
             *shared = None;
         }
     }
 
-    /// Takes a connection back. Tells whether it is now the only one, so that somebody must look after it.
-    fn put(&self, sender: http1::SendRequest<RequestBody>, epoch: u64) -> bool {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < MAX_IDLE && !sender.is_closed() {
-            idle.push(Idle { sender, since: Instant::now(), epoch });
-            return idle.len() == 1;
+    /// Takes a connection back. Tells whether somebody has to begin to look after the pool.
+    fn put(&self, link: Box<Link>, epoch: u64) -> bool {
+        let mut shelf = self.shelf();
+        if shelf.links.len() < MAX_IDLE {
+            shelf.links.push(Idle { link, since: Instant::now(), epoch });
         }
-        false
+        !std::mem::replace(&mut shelf.is_looked_after, true)
     }
 
-    /// Lets go of connections that lie idle too long. Tells whether any is left.
+    /// Lets go of connections that lie idle too long. Tells whether any is left to look after.
     fn prune(&self) -> bool {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|it| it.is_good(it.epoch));
-        !idle.is_empty()
+        let mut shelf = self.shelf();
+        shelf.links.retain_mut(|idle| idle.since.elapsed() < KEEP_IDLE && idle.link.is_good());
+        shelf.is_looked_after = !shelf.links.is_empty();
+        shelf.is_looked_after
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Idle {
-    fn is_good(&self, epoch: u64) -> bool {
-        self.epoch == epoch && self.since.elapsed() < KEEP_IDLE && !self.sender.is_closed()
-    }
-}
-
-/// Brings a connection back to its pool once its answer has been read.
-pub struct Keep {
-    pub(super) sender: http1::SendRequest<RequestBody>,
+/// The pool that a connection came from or is for, and the life of the machine that it belongs to.
+pub struct Home {
     pub(super) pool: Arc<Pool>,
     pub(super) epoch: u64,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
 }
 
-impl Keep {
-    /// Brings it back.
-    pub fn release(self) {
-        if self.stopping.is_cancelled() || !self.pool.put(self.sender, self.epoch) {
-            return;
+impl Home {
+    /// Brings a connection back.
+    pub(super) fn take(self, link: Box<Link>) {
+        if !self.stopping.is_cancelled() && self.pool.put(link, self.epoch) {
+            self.tasks.spawn(look_after(self.pool, self.stopping));
         }
-        self.tasks.spawn(look_after(self.pool, self.stopping));
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::stream;
 use http::Request;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
+use model::log::LogSource;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -97,10 +98,18 @@ fn get(app: &str) -> Vec<u8> {
 }
 
 /// Sends what a hostile client sends until the edge has had enough. Tells how much it took.
-async fn flood(world: &World, mut next: impl FnMut(u32) -> Vec<u8>) -> usize {
+async fn flood(world: &World, next: impl FnMut(u32) -> Vec<u8>) -> usize {
+    flood_after(world, &[], next).await
+}
+
+/// The same once what comes first has been answered.
+async fn flood_after(world: &World, first: &[u8], mut next: impl FnMut(u32) -> Vec<u8>) -> usize {
     let stream = TcpStream::connect(world.http()).await.unwrap();
     let (mut read, mut write) = stream.into_split();
-    write.write_all(PREFACE).await.unwrap();
+    let answered = || world.logs.of(LogSource::Access).len();
+    let before = answered();
+    write.write_all(&[PREFACE, first].concat()).await.unwrap();
+    until("what comes first is answered", || first.is_empty() || answered() > before).await;
     let reading = tokio::spawn(async move {
         let mut answers = Vec::new();
         let _ = read.read_to_end(&mut answers).await;
@@ -144,12 +153,7 @@ async fn floods_of_frames_end_their_own_connection_only() {
     let taken = continuations.await;
     assert!(taken < 10_000_000, "{taken}");
     // A flood on a connection that is for an app is told in its log.
-    let mut begun = false;
-    flood(&world, |_| {
-        let request = if std::mem::replace(&mut begun, true) { Vec::new() } else { frame(1, 5, 1, &get("shop")) };
-        [request, frame(6, 0, 0, &[0; 8])].concat()
-    })
-    .await;
+    flood_after(&world, &frame(1, 5, 1, &get("shop")), |_| frame(6, 0, 0, &[0; 8])).await;
     until("it is told", || world.logs.has("PH09")).await;
     assert_eq!(world.get("shop", "/").await.body, "fine");
 }

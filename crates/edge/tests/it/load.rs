@@ -113,7 +113,7 @@ pub async fn multiplexes(load: Arc<Load>, address: SocketAddr, config: rustls::C
                             None => Err(error.into_error()),
                         },
                     };
-                    load.count(2, answer.map(|answer| answer.body).map_err(|error| error.to_string()));
+                    load.count(2, answer.map(|answer| answer.body).map_err(|error| format!("{error:?}")));
                 }
             });
         }

@@ -20,6 +20,7 @@ use crate::{
     context::Context,
     http::Client,
     machine::Target,
+    splice::Stream,
     stream::{Socket, reach},
 };
 
@@ -97,6 +98,9 @@ impl Watched {
         }
     }
 }
+
+/// What passes has to be looked at, so nothing is moved past it.
+impl Stream for Watched {}
 
 impl Socket for Watched {
     fn tcp(&self) -> &TcpStream {

@@ -1,0 +1,80 @@
+//! What the edge costs, beside HAProxy and nginx, in one run: `cargo xtask bench edge`.
+//!
+//! ```text
+//!   core 1                     core 0                    core 1
+//!   load (h2load, ours) ─▶ one proxy at a time ─▶ origin (nginx, ours)
+//! ```
+//!
+//! Each proxy is a process of its own with one thread for its work, and does the same: the same certificate type, the
+//! same fields added to requests, connections to the origin used again, no log on the disk. They take turns, several
+//! rounds; what is printed is the median of the ratios of each round, since a machine's speed drifts. CPU time is what
+//! the kernel accounts to the proxy's processes, so whatever else the machine does hardly touches it.
+
+mod load;
+mod origin;
+mod peers;
+mod subject;
+mod works;
+
+use std::{env, process::ExitCode};
+
+use anyhow::{Context, Result};
+
+const ROUNDS: usize = 3;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let done = match arguments.first().map(String::as_str) {
+        Some("serve") => subject::serve(arguments.get(1).map_or("", String::as_str)),
+        _ => compare(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("edge_bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the works whose names contain one of `wanted`; all of them if nothing is wanted.
+fn compare(wanted: &[String]) -> Result<()> {
+    load::allow_all_files();
+    let scratch = tempfile::tempdir()?;
+    let origin = origin::Origin::start(scratch.path()).context("the origin")?;
+    let fleet = peers::Fleet::new(scratch.path(), &origin)?;
+    for missing in fleet.missing() {
+        println!("skipped: {missing}: the program is not on this machine");
+    }
+    for work in works::all() {
+        let is_wanted = wanted.is_empty() || wanted.iter().any(|part| work.name.contains(part.as_str()));
+        if is_wanted {
+            report(&work, &fleet)?;
+        }
+    }
+    Ok(())
+}
+
+/// Does one work with every proxy in turns and prints what it cost.
+fn report(work: &works::Work, fleet: &peers::Fleet) -> Result<()> {
+    println!("\n{}", work.name);
+    let able: Vec<_> = fleet.peers.iter().filter(|peer| work.is_for(peer.kind)).collect();
+    let mut rounds: Vec<Vec<works::Figures>> = vec![Vec::new(); able.len()];
+    for _ in 0..ROUNDS {
+        for (peer, figures) in able.iter().zip(&mut rounds) {
+            let running = peer.start(&fleet.ports).with_context(|| format!("{} does not start", peer.kind))?;
+            figures.push((work.run)(&running, &fleet.ports).with_context(|| format!("{} under load", peer.kind))?);
+        }
+    }
+    for (peer, figures) in able.iter().zip(&rounds) {
+        println!("  {:<8} {}", peer.kind.to_string(), works::summary(figures));
+    }
+    let (ours, others) = rounds.split_first().context("nothing was run")?;
+    let best = |round: usize| others.iter().map(|figures| figures[round].cost).min_by(f64::total_cmp);
+    let ratios = (0..ROUNDS).filter_map(|round| best(round).map(|best| ours[round].cost / best));
+    match works::median(ratios.collect()) {
+        Some(ratio) => println!("  dunlin / best of the others, {}: {ratio:.2}", work.unit),
+        None => println!("  nothing to compare with"),
+    }
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! A client's connection over HTTP/1.
+//!
+//! ```text
+//!        ┌────────────────────────── the next one ──────────────────────────┐
+//!        ▼                                                                  │
+//!  wait for a head ─▶ answer it ─▶ write the answer ─▶ [rest of the request]┤
+//!    │   │   │           │              │                                   │
+//!    │   │   │           └ client gone: the request is dropped              └─▶ close
+//!    │   │   └ cannot be read: say so, close
+//!    │   └ HTTP/2's preface: hand it over (RFC 9113, 3.3)
+//!    └ too long, or the edge stops: close
+//! ```
+//!
+//! One task, no channel: while an answer is worked on, the same task reads the request's content and looks whether the
+//! client is still there.
+
+mod content;
+mod reply;
+
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+
+use http::{Request, StatusCode, header};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout},
+};
+
+pub use content::Content;
+use content::Talk;
+use reply::{Asked, Reply};
+
+use super::{
+    InboundBody, RequestId, headers,
+    page::{self, Format},
+    request,
+    serve::{Busy, Client},
+    upgrade::{HandedOver, Offer},
+};
+use crate::{
+    Refusal,
+    context::Context,
+    http1::{Alarm, AnyStream, BadHead, Framing, Prefixed, RequestHead, Seen, Wire, take_request},
+};
+
+/// What a client that speaks HTTP/2 without having been asked says first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How many bytes of a request that nobody wanted are read, so that its client reads the answer, and for how long.
+const UNWANTED: (usize, Duration) = (256 * 1024, Duration::from_secs(2));
+/// So much may come before its turn.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// How a connection ended.
+pub enum Served {
+    /// For good.
+    Over,
+    /// The client speaks HTTP/2.
+    Http2(Prefixed<AnyStream>),
+}
+
+/// What becomes of a connection after an answer.
+enum Then {
+    /// Another request may come.
+    Next,
+    /// It is closed.
+    Close,
+    /// It belongs to somebody else now.
+    Gone,
+}
+
+/// Serves a connection until it ends, lies idle too long, or the edge stops.
+pub async fn serve(context: &Arc<Context>, stream: AnyStream, client: &Arc<Client>) -> Served {
+    let talk = Talk::new(Wire::new(stream));
+    let (mut alarm, mut seen, mut is_first) = (Alarm::default(), Seen::default(), true);
+    loop {
+        let then = match next(context, &talk, &mut alarm, &mut seen, is_first).await {
+            Next::Request(head) => answer(context, &talk, client, *head).await,
+            Next::Bad(bad) => refuse(context, &talk, client, bad).await,
+            Next::Http2 => return Served::Http2(talk.hand_over()),
+            Next::Over => Then::Close,
+        };
+        match then {
+            Then::Next => is_first = false,
+            Then::Close => break,
+            Then::Gone => return Served::Over,
+        }
+    }
+    let _ = timeout(UNWANTED.1, talk.close()).await;
+    Served::Over
+}
+
+/// What came next.
+enum Next {
+    Request(Box<RequestHead>),
+    Bad(BadHead),
+    Http2,
+    Over,
+}
+
+/// Waits for a request's head.
+async fn next(context: &Context, talk: &Talk, alarm: &mut Alarm, seen: &mut Seen, is_first: bool) -> Next {
+    let began = Instant::now();
+    let bounds = &context.bounds;
+    let mut stopping = std::pin::pin!(context.stopping.cancelled());
+    poll_fn(|cx| {
+        let mut conversation = talk.lock();
+        let wire = &mut conversation.wire;
+        loop {
+            if is_first
+                && !wire.inbox.is_empty()
+                && PREFACE.starts_with(&wire.inbox[..wire.inbox.len().min(PREFACE.len())])
+            {
+                if wire.inbox.len() >= PREFACE.len() {
+                    return Poll::Ready(Next::Http2);
+                }
+            } else {
+                match take_request(&mut wire.inbox, seen, bounds.header_bytes.max(8192)) {
+                    Ok(Some(head)) => return Poll::Ready(Next::Request(Box::new(head))),
+                    Ok(None) => {}
+                    Err(bad) => return Poll::Ready(Next::Bad(bad)),
+                }
+            }
+            match wire.poll_fill(cx) {
+                Poll::Ready(Ok(read)) if read > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(Next::Over),
+                Poll::Pending => break,
+            }
+        }
+        let is_idle = wire.inbox.is_empty();
+        if is_idle {
+            wire.rest();
+        }
+        alarm.set(began + if is_idle { bounds.header.min(bounds.idle) } else { bounds.header });
+        let too_late = alarm.poll(cx).is_ready();
+        if too_late || (is_idle && stopping.as_mut().poll(cx).is_ready()) {
+            return Poll::Ready(Next::Over);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Answers a request.
+async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head: RequestHead) -> Then {
+    let RequestHead { mut parts, framing, keeps_alive } = head;
+    let asked = Asked::of(&parts);
+    let mut hand_over = None;
+    if parts.headers.contains_key(header::UPGRADE) {
+        let (sender, offer) = Offer::new();
+        parts.extensions.insert(offer);
+        hand_over = Some(sender);
+    }
+    let body = match framing {
+        Framing::Empty | Framing::Length(0) => InboundBody::Empty,
+        framing => InboundBody::Connection(talk.content(framing, asked.waits)),
+    };
+    let busy = Busy::new(client.clone());
+    // By address: a connection that waits for its next request does not hold the room that answering one takes.
+    let mut work = Box::pin(request::answer(context.clone(), busy, Request::from_parts(parts, body)));
+    let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(response) => Poll::Ready(Some(response)),
+        Poll::Pending if talk.lock().is_gone(cx, MAX_EARLY) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    drop(work);
+    let Some(response) = answered else { return Then::Gone };
+    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let reply = Reply::begin(talk, response, &asked, keeps_alive && !context.stopping.is_cancelled());
+    let keeps_alive = match reply.write(talk).await {
+        Ok(keeps_alive) => keeps_alive,
+        // What is missing at its end tells the client that the answer is not whole.
+        Err(_) => return Then::Gone,
+    };
+    if let Some(hand_over) = hand_over.filter(|_| switches) {
+        let (held, ended) = oneshot::channel();
+        let _ = hand_over.send(HandedOver { stream: talk.hand_over(), held });
+        let _ = ended.await;
+        return Then::Gone;
+    }
+    if keeps_alive && matches!(timeout(UNWANTED.1, talk.pass_over(UNWANTED.0)).await, Ok(true)) {
+        return Then::Next;
+    }
+    Then::Close
+}
+
+/// Says that what came is no request that can be read.
+async fn refuse(context: &Context, talk: &Talk, client: &Client, bad: BadHead) -> Then {
+    tracing::debug!(peer = %client.peer, "a request cannot be read: {bad}");
+    let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&context.region));
+    let mut response = page::answer(&refusal, Format::Text, &id);
+    headers::sign(response.headers_mut(), &id);
+    match Reply::begin(talk, response, &Asked::default(), false).write(talk).await {
+        Ok(_) => Then::Close,
+        Err(_) => Then::Gone,
+    }
+}

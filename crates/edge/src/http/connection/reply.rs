@@ -1,0 +1,209 @@
+//! Writing an answer to a client's connection.
+
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::SystemTime,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response, StatusCode, Version, header, request, response};
+use hyper::body::{Body, Frame};
+
+use super::content::{Conversation, Talk};
+use crate::{
+    http::{body::Bulk, has_token},
+    http1::{Encoder, Framing, announce, write_answer, write_field},
+    options::BoxError,
+    splice::Pipe,
+};
+
+/// So much may come before its turn while an answer is written.
+const MAX_EARLY: usize = 64 * 1024;
+
+/// What of a request says how its answer is written.
+#[derive(Default)]
+pub struct Asked {
+    /// By HTTP/1.0: no chunks, and the connection ends unless both say otherwise.
+    old: bool,
+    /// For the head alone.
+    head_only: bool,
+    /// The client reads trailers.
+    trailers: bool,
+    /// The client waits to be told that its content is wanted.
+    pub waits: bool,
+}
+
+impl Asked {
+    /// What a request says.
+    pub fn of(parts: &request::Parts) -> Self {
+        let says = |name, token| parts.headers.get_all(name).iter().any(|list| has_token(list, token));
+        let old = parts.version == Version::HTTP_10;
+        Self {
+            old,
+            head_only: parts.method == Method::HEAD,
+            trailers: says(header::TE, "trailers"),
+            waits: !old && says(header::EXPECT, "100-continue"),
+        }
+    }
+}
+
+/// An answer on its way to the client.
+pub struct Reply<B> {
+    body: Option<B>,
+    encoder: Encoder,
+    trailers: bool,
+    keeps_alive: bool,
+    pipe: Pipe,
+}
+
+impl<B> Reply<B>
+where
+    B: Body<Data = Bytes, Error = BoxError> + Bulk + Unpin,
+{
+    /// Writes the head. `keeps_alive` says whether the connection may go on after it.
+    pub fn begin(talk: &Talk, response: Response<B>, asked: &Asked, keeps_alive: bool) -> Self {
+        let (mut parts, body) = response.into_parts();
+        let framing = framing(&mut parts, &body, asked);
+        let says_close = parts.headers.get_all(header::CONNECTION).iter().any(|list| has_token(list, "close"));
+        let keeps_alive = keeps_alive && !says_close && framing != Framing::ToClose;
+        let mut conversation = talk.lock();
+        let text = conversation.wire.outbox.text();
+        write_head(text, &parts, asked, keeps_alive);
+        announce(text, framing);
+        text.extend_from_slice(b"\r\n");
+        let body = (framing != Framing::Empty && !body.is_end_stream()).then_some(body);
+        let encoder = Encoder::new(framing);
+        let mut reply = Self { body, encoder, trailers: asked.trailers, keeps_alive, pipe: Pipe::default() };
+        if reply.body.is_none() && framing != Framing::Empty {
+            reply.keeps_alive &= encoder.end(&mut conversation.wire.outbox, None).is_ok();
+        }
+        reply
+    }
+
+    /// Writes it to its end. Tells whether the connection may go on.
+    pub async fn write(mut self, talk: &Talk) -> Result<bool, BoxError> {
+        poll_fn(|cx| self.poll(cx, talk)).await?;
+        Ok(self.keeps_alive)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, talk: &Talk) -> Poll<Result<(), BoxError>> {
+        loop {
+            let is_bulk = self.is_bulk(talk);
+            if !is_bulk {
+                self.fill(cx, talk)?;
+            }
+            let mut conversation = talk.lock();
+            if !conversation.wire.outbox.is_empty() {
+                ready!(conversation.wire.poll_flush(cx))?;
+            } else if self.body.is_none() {
+                return Poll::Ready(Ok(()));
+            } else if !is_bulk || self.poll_bulk(cx, &mut conversation)?.is_pending() {
+                if conversation.is_gone(cx, MAX_EARLY) {
+                    return Poll::Ready(Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()));
+                }
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether what comes next goes past the edge, or is on its way.
+    fn is_bulk(&mut self, talk: &Talk) -> bool {
+        let comes = self.body.as_mut().is_some_and(|body| body.bulk().is_some());
+        !self.pipe.is_empty() || (comes && talk.lock().wire.stream.bare().is_some())
+    }
+
+    /// Moves some of the body inside the kernel.
+    fn poll_bulk(&mut self, cx: &mut Context<'_>, conversation: &mut Conversation) -> Poll<Result<(), BoxError>> {
+        let stream = &mut conversation.wire.stream;
+        let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
+        if let Some(content) = body.bulk().filter(|_| self.pipe.is_empty()) {
+            let taken = ready!(content.poll_past(cx, &mut self.pipe))?;
+            self.encoder.passed_by(taken as u64);
+            body.went_past(taken);
+        }
+        while !self.pipe.is_empty() {
+            let Some(socket) = stream.bare() else { break };
+            let Poll::Ready(given) = self.pipe.poll_drain(cx, socket) else {
+                return stream.poll_stalled(cx).map(|stalled| Err(stalled.into()));
+            };
+            stream.went_past(given?);
+        }
+        if body.is_end_stream() {
+            self.body = None;
+            self.encoder.end(&mut conversation.wire.outbox, None)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes what there is of the body, as long as there is room for it. The body may be fed by the connection itself,
+    /// which therefore is not locked while it is asked.
+    fn fill(&mut self, cx: &mut Context<'_>, talk: &Talk) -> Result<(), BoxError> {
+        while let Some(body) = self.body.as_mut().filter(|_| !talk.lock().wire.outbox.is_full()) {
+            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(()) };
+            let (mut is_last, mut trailers) = (frame.is_none() || body.is_end_stream(), None);
+            let frame = frame.transpose()?.map(Frame::into_data);
+            let mut conversation = talk.lock();
+            let outbox = &mut conversation.wire.outbox;
+            match frame {
+                Some(Ok(data)) => self.encoder.data(outbox, data)?,
+                Some(Err(frame)) => (is_last, trailers) = (true, frame.into_trailers().ok()),
+                None => {}
+            }
+            if is_last {
+                self.body = None;
+                self.encoder.end(outbox, trailers.as_ref().filter(|_| self.trailers))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How the answer is framed. The field that says its length is written by us alone, but where there is no content: then
+/// it says what the length would have been.
+fn framing<B: Body>(parts: &mut response::Parts, body: &B, asked: &Asked) -> Framing {
+    let status = parts.status;
+    if asked.head_only || status == StatusCode::NOT_MODIFIED {
+        return Framing::Empty;
+    }
+    parts.headers.remove(header::CONTENT_LENGTH);
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        return Framing::Empty;
+    }
+    match body.size_hint().exact() {
+        Some(length) => Framing::Length(length),
+        None if asked.old => Framing::ToClose,
+        None => Framing::Chunked,
+    }
+}
+
+fn write_head(text: &mut BytesMut, parts: &response::Parts, asked: &Asked, keeps_alive: bool) {
+    let version = if asked.old { Version::HTTP_10 } else { Version::HTTP_11 };
+    write_answer(text, version, parts.status, &parts.headers);
+    if !parts.headers.contains_key(header::DATE) {
+        with_date(|date| write_field(text, "date", date.as_bytes()));
+    }
+    let is_said = parts.headers.contains_key(header::CONNECTION);
+    match (is_said, keeps_alive) {
+        (false, false) if parts.status != StatusCode::SWITCHING_PROTOCOLS => write_field(text, "connection", b"close"),
+        (false, true) if asked.old => write_field(text, "connection", b"keep-alive"),
+        _ => {}
+    }
+}
+
+/// The date as answers tell it. It is written anew once a second.
+fn with_date<T>(read: impl FnOnce(&str) -> T) -> T {
+    thread_local! {
+        static DATE: RefCell<(u64, String)> = RefCell::default();
+    }
+    let now = kit::clock::unix_ms() / 1000;
+    DATE.with_borrow_mut(|(at, text)| {
+        if *at != now {
+            (*at, *text) = (now, httpdate::fmt_http_date(SystemTime::now()));
+        }
+        read(text)
+    })
+}

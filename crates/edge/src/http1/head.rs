@@ -1,0 +1,306 @@
+//! The head of a message: what comes before its content (RFC 9112, 2 to 5).
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response,
+};
+use thiserror::Error;
+
+use super::framing::{self, BadFraming, Framing};
+
+/// More fields than this are refused.
+const MAX_FIELDS: usize = 128;
+/// A longer target is refused; `http::Uri` holds no more.
+const MAX_TARGET: usize = 65_534;
+
+/// A request's head.
+pub struct RequestHead {
+    /// What it says.
+    pub parts: request::Parts,
+    /// Where its content ends.
+    pub framing: Framing,
+    /// Whether another request may follow it.
+    pub keeps_alive: bool,
+}
+
+/// An answer's head.
+pub struct AnswerHead {
+    /// What it says.
+    pub parts: response::Parts,
+    /// Where its content ends.
+    pub framing: Framing,
+    /// Whether another request may follow on the connection.
+    pub keeps_alive: bool,
+}
+
+/// A head that cannot be read, or must not be.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BadHead {
+    /// It breaks the grammar.
+    #[error("its head cannot be read: {0}")]
+    Syntax(&'static str),
+    /// It is longer than the bound.
+    #[error("its head is longer than {0} bytes")]
+    TooLong(usize),
+    /// It has too many fields.
+    #[error("it has more than {MAX_FIELDS} fields")]
+    TooManyFields,
+    /// Its target is too long.
+    #[error("its target is longer than {MAX_TARGET} bytes")]
+    TargetTooLong,
+    /// It does not say clearly where it ends.
+    #[error(transparent)]
+    Framing(#[from] BadFraming),
+}
+
+impl BadHead {
+    /// The status that says so.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLong(_) | Self::TooManyFields => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Syntax(_) | Self::Framing(_) => StatusCode::BAD_REQUEST,
+        }
+    }
+}
+
+impl From<httparse::Error> for BadHead {
+    fn from(error: httparse::Error) -> Self {
+        Self::Syntax(match error {
+            httparse::Error::HeaderName => "the name of a field is none",
+            httparse::Error::HeaderValue => "the value of a field is none",
+            httparse::Error::NewLine => "a line does not end as it must",
+            httparse::Error::Status => "its status is none",
+            httparse::Error::Token => "its first line is none of HTTP",
+            httparse::Error::TooManyHeaders => return Self::TooManyFields,
+            httparse::Error::Version => "its version is not HTTP/1.0 or HTTP/1.1",
+        })
+    }
+}
+
+/// How much of a head that is not whole has been looked through.
+#[derive(Default)]
+pub struct Seen(usize);
+
+impl Seen {
+    /// Takes a whole head from the beginning of `inbox`, once it is there. What was looked through is not looked through
+    /// again, however slowly a head comes.
+    fn take(&mut self, inbox: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, BadHead> {
+        // Empty lines before a message are passed over (RFC 9112, 2.2).
+        let empty = inbox.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        inbox.advance(empty);
+        let end = end_of_head(inbox, self.0.saturating_sub(2));
+        self.0 = if end.is_some() { 0 } else { inbox.len() };
+        match end {
+            Some(end) if end <= limit => Ok(Some(inbox.split_to(end).freeze())),
+            None if inbox.len() <= limit => Ok(None),
+            _ => Err(BadHead::TooLong(limit)),
+        }
+    }
+}
+
+/// Where the first empty line ends.
+fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
+    let from = from.min(bytes.len());
+    memchr::memchr_iter(b'\n', &bytes[from..]).map(|at| from + at + 1).find_map(|at| match &bytes[at..] {
+        [b'\n', ..] => Some(at + 1),
+        [b'\r', b'\n', ..] => Some(at + 2),
+        _ => None,
+    })
+}
+
+/// Takes a request's head from the beginning of `inbox`, once it is whole.
+pub fn take_request(inbox: &mut BytesMut, seen: &mut Seen, limit: usize) -> Result<Option<RequestHead>, BadHead> {
+    // Other protocols have no lines to wait for.
+    if inbox.first().is_some_and(|byte| !byte.is_ascii_graphic() && !matches!(byte, b'\r' | b'\n')) {
+        return Err(httparse::Error::Token.into());
+    }
+    let Some(head) = seen.take(inbox, limit)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let status =
+        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &head, &mut fields)?;
+    is_whole(status, &head)?;
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    if target.len() > MAX_TARGET {
+        return Err(BadHead::TargetTooLong);
+    }
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Syntax("its method is none"))?;
+    parts.uri =
+        Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Syntax("its target is none"))?;
+    parts.version = version(parsed.version);
+    parts.headers = fields_of(&head, parsed.headers)?;
+    let (framing, clear) = framing::of_request(parts.version, &mut parts.headers)?;
+    let keeps_alive = clear && framing::keeps_alive(parts.version, &parts.headers);
+    Ok(Some(RequestHead { parts, framing, keeps_alive }))
+}
+
+/// Takes an answer's head from the beginning of `inbox`, once it is whole. `method` is that of the request.
+pub fn take_answer(
+    inbox: &mut BytesMut,
+    seen: &mut Seen,
+    limit: usize,
+    method: &Method,
+) -> Result<Option<AnswerHead>, BadHead> {
+    const BEGINNING: &[u8] = b"HTTP/1.";
+    if !BEGINNING.starts_with(&inbox[..inbox.len().min(BEGINNING.len())]) {
+        return Err(httparse::Error::Token.into());
+    }
+    let Some(head) = seen.take(inbox, limit)? else { return Ok(None) };
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let status =
+        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, &mut fields)?;
+    is_whole(status, &head)?;
+    let (mut parts, ()) = Response::new(()).into_parts();
+    parts.status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
+    parts.version = version(parsed.version);
+    parts.headers = fields_of(&head, parsed.headers)?;
+    let keeps_alive = framing::keeps_alive(parts.version, &parts.headers);
+    let both =
+        parts.headers.contains_key(header::TRANSFER_ENCODING) && parts.headers.contains_key(header::CONTENT_LENGTH);
+    let framing = framing::of_answer(method, parts.status, parts.version, &mut parts.headers)?;
+    let keeps_alive = keeps_alive && !both && framing != Framing::ToClose;
+    Ok(Some(AnswerHead { parts, framing, keeps_alive }))
+}
+
+/// Reads the fields after the last chunk.
+pub fn trailers(section: &Bytes) -> Result<HeaderMap, BadHead> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
+    match httparse::parse_headers(section, &mut fields)? {
+        httparse::Status::Complete((_, fields)) => fields_of(section, fields),
+        httparse::Status::Partial => Err(BadHead::Syntax("its trailers do not end")),
+    }
+}
+
+fn is_whole(status: httparse::Status<usize>, head: &[u8]) -> Result<(), BadHead> {
+    let whole = matches!(status, httparse::Status::Complete(length) if length == head.len());
+    if whole { Ok(()) } else { Err(BadHead::Syntax("a line does not end as it must")) }
+}
+
+fn version(minor: Option<u8>) -> Version {
+    if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
+}
+
+/// The fields; their values share the memory of the head.
+fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHead> {
+    // With room for what the edge adds.
+    let mut headers = HeaderMap::with_capacity(parsed.len() + 12);
+    for field in parsed {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
+        let value = if field.value.is_empty() { Bytes::new() } else { head.slice_ref(field.value) };
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| httparse::Error::HeaderValue)?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Writes a request's first line and fields, but for those that frame it: they are the caller's.
+pub fn write_request(outbox: &mut BytesMut, method: &Method, target: &str, headers: &HeaderMap) {
+    outbox.reserve(256 + headers.len() * 48);
+    for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        outbox.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
+        write_field(outbox, name.as_str(), value.as_bytes());
+    }
+}
+
+/// Writes an answer's first line and fields. Those that frame it are the caller's.
+pub fn write_answer(outbox: &mut BytesMut, version: Version, status: StatusCode, headers: &HeaderMap) {
+    outbox.reserve(256 + headers.len() * 48);
+    let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
+    for part in [version, status.as_str().as_bytes(), b" ", reason(status), b"\r\n"] {
+        outbox.extend_from_slice(part);
+    }
+    write_fields(outbox, headers);
+}
+
+/// Writes fields, a line each.
+pub fn write_fields(outbox: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        write_field(outbox, name.as_str(), value.as_bytes());
+    }
+}
+
+/// Writes one field.
+pub fn write_field(outbox: &mut BytesMut, name: &str, value: &[u8]) {
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        outbox.extend_from_slice(part);
+    }
+}
+
+fn reason(status: StatusCode) -> &'static [u8] {
+    status.canonical_reason().unwrap_or("Unknown").as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(text: &str) -> Result<Option<RequestHead>, BadHead> {
+        take_request(&mut BytesMut::from(text), &mut Seen::default(), 1000)
+    }
+
+    #[test]
+    fn a_head_is_taken_once_it_is_whole_and_what_follows_stays() {
+        let text = "\r\nPOST /a?b HTTP/1.1\r\nHost: shop\r\nContent-Length: 5\r\nX-Empty:\r\n\r\nhello";
+        let (mut inbox, mut seen) = (BytesMut::new(), Seen::default());
+        let head = text.bytes().find_map(|byte| {
+            inbox.extend_from_slice(&[byte]);
+            take_request(&mut inbox, &mut seen, 1000).unwrap()
+        });
+        let head = head.unwrap();
+        assert_eq!((head.parts.method, head.framing, head.keeps_alive), (Method::POST, Framing::Length(5), true));
+        assert_eq!(head.parts.uri.to_string(), "/a?b");
+        assert_eq!(head.parts.headers["x-empty"], "");
+        assert!(inbox.is_empty());
+    }
+
+    #[test]
+    fn what_is_none_is_refused_with_its_status() {
+        let status = |text: &str| request(text).map(|_| ()).unwrap_err().status().as_u16();
+        assert_eq!(status("GET / HTTP/1.1\r\nA : b\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n"), 400);
+        assert_eq!(status("GET / HTTP/2.0\r\n\r\n"), 400);
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\nA: {}\r\n\r\n", "b".repeat(1000))), 431);
+        assert_eq!(status(&"a".repeat(1001)), 431);
+        let many = "a: b\r\n".repeat(MAX_FIELDS + 1);
+        assert_eq!(status(&format!("GET / HTTP/1.1\r\n{many}\r\n")), 431);
+    }
+
+    #[test]
+    fn a_connection_goes_on_if_both_ends_know_how() {
+        let keeps = |text: &str| request(text).unwrap().unwrap().keeps_alive;
+        assert!(keeps("GET / HTTP/1.1\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.1\r\nConnection: a, Close\r\n\r\n"));
+        assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
+        assert!(keeps("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    }
+
+    proptest! {
+        #[test]
+        fn however_it_comes_it_is_read_alike(bytes: Vec<u8>, cuts: Vec<u8>) {
+            let all = [b"GET / HTTP/1.1\r\n", bytes.as_slice(), b"\r\n\r\n"].concat();
+            let whole = take_request(&mut BytesMut::from(&all[..]), &mut Seen::default(), 1000);
+            let (mut inbox, mut seen, mut left) = (BytesMut::new(), Seen::default(), &all[..]);
+            let mut cuts = cuts.into_iter().chain(std::iter::repeat(1));
+            let piecewise = loop {
+                let (piece, rest) = left.split_at(usize::from(cuts.next().unwrap()).min(left.len()));
+                left = rest;
+                inbox.extend_from_slice(piece);
+                match take_request(&mut inbox, &mut seen, 1000) {
+                    Ok(None) if !left.is_empty() => {}
+                    end => break end,
+                }
+            };
+            let headers = |read: Result<Option<RequestHead>, BadHead>| read.map(|head| head.map(|head| head.parts.headers));
+            prop_assert_eq!(headers(whole), headers(piecewise));
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! The content of a machine's answer, by whichever version of HTTP it comes.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::net::TcpStream;
+
+use super::exchange::AnswerContent;
+use crate::{http1::Prefixed, options::BoxError};
+
+/// The content of a machine's answer.
+pub enum AnswerBody {
+    /// By HTTP/1.
+    Http1(AnswerContent),
+    /// By HTTP/2.
+    Http2(Incoming),
+}
+
+impl AnswerBody {
+    /// The connection, once the machine has switched protocols.
+    pub fn into_stream(self) -> Option<Prefixed<TcpStream>> {
+        match self {
+            Self::Http1(content) => content.into_stream(),
+            Self::Http2(_) => None,
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Http1(content) => Pin::new(content).poll_frame(cx),
+            Self::Http2(content) => Pin::new(content).poll_frame(cx).map_err(Into::into),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(content) => content.is_end_stream(),
+            Self::Http2(content) => content.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1(content) => content.size_hint(),
+            Self::Http2(content) => content.size_hint(),
+        }
+    }
+}
