@@ -14,6 +14,6 @@ pub use node::{
     NodeError, NodeView, StopRequest, TerminalSize,
 };
 pub use ports::{
-    Drain, EdgeView, ImageError, ImageResolver, ImagesInUse, LogFilter, LogQuery, LogSink, PullCredentials,
-    RegistryAccess, RegistryRights, ResolvedImage, Rootfs, RootfsSource,
+    CatalogFeed, Drain, EdgeView, ImageError, ImageResolver, ImagesInUse, LogFilter, LogQuery, LogSink,
+    PullCredentials, RegistryAccess, RegistryRights, ResolvedImage, Rootfs, RootfsSource,
 };

@@ -1,10 +1,4 @@
-//! The last good picture on the disk: JSON, one document a line.
-//!
-//! ```text
-//!  {"row":{…}}         a machine
-//!  {"gone":"0123…"}    a machine that is no more
-//!  {"generation":7}    all above counts
-//! ```
+//! The last good picture on the disk, as lines (`lines`).
 //!
 //! What changes is appended; once that weighs more than what stood there at first, the file is written anew. So saving
 //! costs what has changed. A line that cannot be read is left out and takes no other with it; an end without its
@@ -12,19 +6,19 @@
 //! soon.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use model::MachineId;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use thiserror::Error;
 
-use crate::{AppRoute, Change, MachineRoute, Quarantined, Snapshot, build::Builder};
+use crate::{
+    Quarantined, Snapshot,
+    build::Builder,
+    lines::{Line, Written, put, put_gone, put_rows},
+};
 
 /// So many bytes may be appended before the file is written anew, however small it was.
 const SLACK_BYTES: u64 = 64 * 1024;
@@ -42,24 +36,6 @@ pub enum CatalogError {
         /// What the system said.
         source: io::Error,
     },
-}
-
-/// A line as written.
-#[derive(Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Written<'a> {
-    Row(&'a MachineRoute),
-    Gone(&'a MachineId),
-    Generation(u64),
-}
-
-/// A line as read.
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Line {
-    Row(MachineRoute),
-    Gone(MachineId),
-    Generation(u64),
 }
 
 /// The file.
@@ -140,35 +116,15 @@ impl Disk {
     }
 }
 
-fn put(lines: &mut Vec<u8>, line: &Written<'_>) {
-    serde_json::to_writer(&mut *lines, line).expect("a row is plain data with text keys");
-    lines.push(b'\n');
-}
-
 /// What leads from one picture to another, as lines; nothing if no row differs.
 fn changes(before: &Snapshot, now: &Snapshot) -> Vec<u8> {
     let mut lines = Vec::new();
-    for change in now.apps.changes(&before.apps) {
-        match change {
-            Change::Came(app) => app.machines.iter().for_each(|machine| put(&mut lines, &Written::Row(machine))),
-            Change::Went(app) => app.machines.iter().for_each(|machine| put(&mut lines, &Written::Gone(&machine.id))),
-            Change::Became { before, now } => app_changes(before, now, &mut lines),
-        }
-    }
+    now.apps.changes(&before.apps).for_each(|change| put_gone(&mut lines, &change));
+    now.apps.changes(&before.apps).for_each(|change| put_rows(&mut lines, &change));
     if !lines.is_empty() {
         put(&mut lines, &Written::Generation(now.generation));
     }
     lines
-}
-
-fn app_changes(before: &AppRoute, now: &AppRoute, lines: &mut Vec<u8>) {
-    let mut left: HashMap<&MachineId, &Arc<MachineRoute>> = before.machines.iter().map(|it| (&it.id, it)).collect();
-    for machine in &now.machines {
-        if !left.remove(&machine.id).is_some_and(|before| Arc::ptr_eq(before, machine)) {
-            put(lines, &Written::Row(machine));
-        }
-    }
-    left.into_keys().for_each(|id| put(lines, &Written::Gone(id)));
 }
 
 /// Reads what counts of a file. Tells how many bytes that is, and of which generation.
@@ -182,11 +138,12 @@ fn read(file: &mut (impl Read + Seek), builder: &mut Builder) -> io::Result<(u64
     for line in BufReader::new(file.take(bytes)).split(b'\n') {
         let line = line?;
         match serde_json::from_slice(&line) {
-            Ok(Line::Row(row)) => builder.put(row),
+            Ok(Line::Whole(())) => {}
+            Ok(Line::Row(row)) => builder.put(*row),
             Ok(Line::Gone(id)) => builder.remove(&id),
             Ok(Line::Generation(number)) => generation = number,
             Err(error) => {
-                unreadable.insert(quarantined(&line, &error));
+                unreadable.insert(Quarantined::unreadable(&line, &error));
             }
         }
     }
@@ -208,13 +165,6 @@ fn committed(file: impl Read) -> io::Result<u64> {
             committed = at;
         }
     }
-}
-
-fn quarantined(line: &[u8], error: &serde_json::Error) -> Quarantined {
-    let row = serde_json::from_slice::<Value>(line).unwrap_or_default();
-    let word = |key: &str| row.get("row")?.get(key)?.as_str().map(str::to_owned);
-    let (app, machine) = (word("app").and_then(|app| app.parse().ok()), word("id").and_then(|id| id.parse().ok()));
-    Quarantined { app, machine, reason: format!("its row cannot be read: {error}") }
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@ use std::fs;
 use proptest::prelude::*;
 
 use super::*;
-use crate::build::tests::{any_row, row, same, same_routes};
+use crate::{
+    MachineRoute,
+    build::tests::{any_row, row, same, same_routes},
+};
 
 fn open(path: &std::path::Path) -> (Disk, Builder, Snapshot) {
     let mut builder = Builder::default();

@@ -7,6 +7,9 @@
 //!                     catalog.jsonl
 //! ```
 //!
+//! On another host there is no node: what a Publisher publishes goes there as lines (`feed`), all at first and then what
+//! changes, and an [`Intake`] makes a Publisher of its own publish it.
+//!
 //! A [`Snapshot`] is an immutable value, numbered by the generation of the node's view that it was made from, and
 //! swapped whole: a reader takes the one of this moment without a lock and keeps it as long as it likes. One shares with
 //! the next what has not changed ([`Table`]), so that a change costs what it changes, and whoever follows looks only at
@@ -17,6 +20,9 @@
 mod app;
 mod build;
 mod disk;
+mod feed;
+mod intake;
+mod lines;
 mod offer;
 mod ports;
 mod publish;
@@ -25,6 +31,7 @@ mod snapshot;
 mod table;
 
 pub use disk::CatalogError;
+pub use intake::{Intake, IntakeError};
 pub use publish::{Publisher, Reader, RowChange};
 pub use row::{MachineRoute, Standing};
 pub use snapshot::{AppRoute, Backend, Door, HTTP_PORT, HTTPS_PORT, Handling, PortRoute, Quarantined, Snapshot};

@@ -1,7 +1,7 @@
 //! One writer, many readers.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -14,7 +14,7 @@ use model::{MachineId, machine::Observed};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{CatalogError, Change, MachineRoute, Snapshot, build::Builder, disk::Disk};
+use crate::{CatalogError, Change, MachineRoute, Quarantined, Snapshot, build::Builder, disk::Disk};
 
 /// How long changes gather before they are saved.
 const SAVE_AFTER: Duration = Duration::from_millis(200);
@@ -24,14 +24,32 @@ const SAVE_AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Reads the catalog. Cheap to clone.
 #[derive(Clone)]
 pub struct Reader {
-    current: Arc<ArcSwap<Snapshot>>,
+    pictures: Arc<Pictures>,
     generation: watch::Receiver<u64>,
+}
+
+/// How many pictures are kept beside that of the moment. They share what is the same, so that one costs what it changed.
+const KEPT: usize = 64;
+
+/// The picture of the moment, and those before it.
+#[derive(Default)]
+struct Pictures {
+    current: ArcSwap<Snapshot>,
+    before: Mutex<VecDeque<Arc<Snapshot>>>,
 }
 
 impl Reader {
     /// The picture of this moment, without a lock.
     pub fn load(&self) -> Arc<Snapshot> {
-        self.current.load_full()
+        self.pictures.current.load_full()
+    }
+
+    /// A picture of the past, if it is still kept.
+    pub(crate) fn kept(&self, generation: u64) -> Option<Arc<Snapshot>> {
+        let before = self.pictures.before.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.load();
+        let all = before.iter().chain([&now]);
+        all.rev().find(|picture| picture.generation == generation).cloned()
     }
 
     /// Tells of each new picture by its generation.
@@ -42,7 +60,7 @@ impl Reader {
 
 /// Makes the pictures, and keeps the last good one on the disk.
 pub struct Publisher {
-    current: Arc<ArcSwap<Snapshot>>,
+    pictures: Arc<Pictures>,
     generation: watch::Sender<u64>,
     writer: Mutex<Writer>,
     /// Held while the file is written: whoever saves next waits for it.
@@ -80,7 +98,7 @@ impl Publisher {
 
     fn new(builder: Builder, disk: Option<Disk>, snapshot: Snapshot) -> Self {
         let publisher = Self {
-            current: Arc::default(),
+            pictures: Arc::default(),
             generation: watch::Sender::new(snapshot.generation),
             writer: Mutex::new(Writer { builder, said: None }),
             disk: Mutex::new(disk),
@@ -91,13 +109,13 @@ impl Publisher {
 
     /// A reader of this catalog.
     pub fn reader(&self) -> Reader {
-        Reader { current: self.current.clone(), generation: self.generation.subscribe() }
+        Reader { pictures: self.pictures.clone(), generation: self.generation.subscribe() }
     }
 
     /// Publishes the picture of a view. A view older than one published before in this life changes nothing.
     pub fn apply(&self, view: &NodeView) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        if writer.said.is_some() && view.generation < self.current.load().generation {
+        if writer.said.is_some() && view.generation < self.pictures.current.load().generation {
             return;
         }
         writer.hear(view);
@@ -107,12 +125,22 @@ impl Publisher {
     /// Publishes the picture that these changes make of the one before. It costs what the apps have that change.
     pub fn change(&self, generation: u64, changes: impl IntoIterator<Item = RowChange>) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        for change in changes {
-            match change {
-                RowChange::Put(row) => writer.builder.put(*row),
-                RowChange::Remove(id) => writer.builder.remove(&id),
-            }
+        changes.into_iter().for_each(|change| writer.stage(change));
+        self.swap(writer.builder.publish(generation));
+    }
+
+    /// Takes a change in that is published with the next picture.
+    pub(crate) fn stage(&self, change: RowChange) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).stage(change);
+    }
+
+    /// Publishes all that was taken in. Of machines, only those of `all` stay, if it is given.
+    pub(crate) fn commit(&self, generation: u64, all: Option<&HashSet<MachineId>>, unreadable: &BTreeSet<Quarantined>) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(all) = all {
+            writer.builder.keep(|row| all.contains(&row.id));
         }
+        writer.builder.unreadable(unreadable.clone());
         self.swap(writer.builder.publish(generation));
     }
 
@@ -131,14 +159,15 @@ impl Publisher {
     /// Saves the picture if its rows have changed since it was last saved. Blocks on the disk.
     pub fn save(&self) -> Result<(), CatalogError> {
         let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        disk.as_mut().map_or(Ok(()), |disk| disk.save(&self.current.load_full()))
+        disk.as_mut().map_or(Ok(()), |disk| disk.save(&self.pictures.current.load_full()))
     }
 
     /// Publishes every view of a node and saves what has changed, until `stop` or until the node is gone. Saving goes
     /// on beside publishing and never delays it.
     pub async fn follow(self: Arc<Self>, mut views: watch::Receiver<Arc<NodeView>>, stop: CancellationToken) {
         views.mark_changed();
-        let saver = tokio::spawn(self.clone().save_in_time(stop.child_token()));
+        let last = CancellationToken::new();
+        let saver = tokio::spawn(self.clone().keep(last.clone()));
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -151,15 +180,20 @@ impl Publisher {
                 }
             }
         }
-        saver.abort();
+        last.cancel();
         let _ = saver.await;
+    }
+
+    /// Saves what has changed, until `stop` or until nothing can change any more.
+    pub async fn keep(self: Arc<Self>, stop: CancellationToken) {
+        stop.run_until_cancelled(self.clone().save_in_time()).await;
         self.save_blocking().await;
     }
 
     /// Saves a little after each change, so that a burst of them is saved once.
-    async fn save_in_time(self: Arc<Self>, stop: CancellationToken) {
+    async fn save_in_time(self: Arc<Self>) {
         let mut changes = self.generation.subscribe();
-        while !stop.is_cancelled() && changes.changed().await.is_ok() {
+        while changes.changed().await.is_ok() {
             tokio::time::sleep(SAVE_AFTER).await;
             changes.mark_unchanged();
             while !self.clone().save_blocking().await {
@@ -183,12 +217,26 @@ impl Publisher {
 
     fn swap(&self, snapshot: Snapshot) {
         let (generation, snapshot) = (snapshot.generation, Arc::new(snapshot));
-        report(&self.current.swap(snapshot.clone()), &snapshot);
+        let before = self.pictures.current.swap(snapshot.clone());
+        report(&before, &snapshot);
+        let mut kept = self.pictures.before.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back(before);
+        if kept.len() > KEPT {
+            kept.pop_front();
+        }
+        drop(kept);
         self.generation.send_replace(generation);
     }
 }
 
 impl Writer {
+    fn stage(&mut self, change: RowChange) {
+        match change {
+            RowChange::Put(row) => self.builder.put(*row),
+            RowChange::Remove(id) => self.builder.remove(&id),
+        }
+    }
+
     /// Takes in what is new in a view. The node that lives now is right about itself: what the disk knew beside its first
     /// view is no more.
     fn hear(&mut self, view: &NodeView) {
@@ -217,7 +265,7 @@ fn report(before: &Snapshot, now: &Snapshot) {
             Change::Became { before, now } => (Some(before), now),
             Change::Went(_) => continue,
         };
-        for left_out in now.what.iter().filter(|it| !before.is_some_and(|before| before.what.contains(it))) {
+        for left_out in now.what.iter().filter(|it| !before.as_ref().is_some_and(|before| before.what.contains(it))) {
             let name = |name: Option<String>| name.unwrap_or_else(|| "?".into());
             let app = name(left_out.app.clone().map(String::from));
             let machine = name(left_out.machine.clone().map(String::from));

@@ -41,18 +41,18 @@ type Part<T> = HashTable<Arc<T>>;
 
 /// How a row of one version differs from the row of that name in an earlier one.
 #[derive(Debug)]
-pub enum Change<'a, T> {
+pub enum Change<T> {
     /// There was none.
-    Came(&'a Arc<T>),
+    Came(Arc<T>),
     /// There was another.
     Became {
         /// The other.
-        before: &'a Arc<T>,
+        before: Arc<T>,
         /// The row.
-        now: &'a Arc<T>,
+        now: Arc<T>,
     },
     /// There is none any more.
-    Went(&'a Arc<T>),
+    Went(Arc<T>),
 }
 
 /// Names are hashed alike in all tables of the process, so that versions can be compared, and by a secret, since
@@ -119,7 +119,7 @@ impl<T: Named> Table<T> {
     }
 
     /// What differs from an earlier version. It costs what the two do not share.
-    pub fn changes<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Change<'a, T>> {
+    pub fn changes<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Change<T>> {
         let branches =
             self.branches.iter().zip(before.branches.iter()).filter(|(now, before)| !Arc::ptr_eq(now, before));
         let parts = branches.flat_map(|(now, before)| now.iter().zip(before.iter()));
@@ -133,14 +133,14 @@ impl<T: Named> Table<T> {
     }
 }
 
-fn part_changes<'a, T: Named>(now: &'a Part<T>, before: &'a Part<T>) -> impl Iterator<Item = Change<'a, T>> {
+fn part_changes<'a, T: Named>(now: &'a Part<T>, before: &'a Part<T>) -> impl Iterator<Item = Change<T>> {
     let twin = |part: &'a Part<T>, row: &Arc<T>| part.find(hash(row.name()), |it| it.name() == row.name());
     let came = now.iter().filter_map(move |now| match twin(before, now) {
-        None => Some(Change::Came(now)),
+        None => Some(Change::Came(now.clone())),
         Some(before) if Arc::ptr_eq(before, now) => None,
-        Some(before) => Some(Change::Became { before, now }),
+        Some(before) => Some(Change::Became { before: before.clone(), now: now.clone() }),
     });
-    came.chain(before.iter().filter(move |before| twin(now, before).is_none()).map(Change::Went))
+    came.chain(before.iter().filter(move |before| twin(now, before).is_none()).cloned().map(Change::Went))
 }
 
 impl<T> Default for Table<T> {

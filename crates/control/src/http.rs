@@ -34,6 +34,7 @@ impl Control {
         router
             .route("/v1/openapi.json", get(openapi::serve))
             .route("/healthz", get(platform::healthz))
+            .route("/internal/catalog", get(edge::catalog))
             .fallback(answer::no_such_route)
             .method_not_allowed_fallback(answer::method_not_allowed)
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

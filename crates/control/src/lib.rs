@@ -35,7 +35,7 @@ mod store;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::internal::{Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node};
+use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node};
 use kit::seal::SealingKey;
 use model::Region;
 use tokio_util::sync::CancellationToken;
@@ -75,6 +75,8 @@ pub struct Ports {
     pub drain: Arc<dyn Drain>,
     /// Shows what the edge does.
     pub edge: Arc<dyn EdgeView>,
+    /// Tells edges on other hosts who runs where.
+    pub catalog: Arc<dyn CatalogFeed>,
     /// Reads app logs.
     pub logs: Arc<dyn LogQuery>,
     /// Takes what the control plane has to say about apps.

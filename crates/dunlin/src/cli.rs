@@ -39,7 +39,10 @@ mod watch;
 use clap::{Args, Parser, Subcommand};
 
 use self::context::Context;
-pub use self::exit::{Exit, Failure};
+pub use self::{
+    client::Client,
+    exit::{Exit, Failure},
+};
 use crate::{
     doctor::DoctorOptions,
     serve::{ServeOptions, UpgradeOptions},
@@ -113,7 +116,7 @@ pub enum ClientCommand {
     /// Show an app's log
     #[command(visible_alias = "log")]
     Logs(logs::Logs),
-    /// Look at the proxy: live routes and connections
+    /// Look at the proxy: live routes and connections; run one by itself
     #[command(subcommand)]
     Edge(edge::Edge),
     /// List an app's releases

@@ -9,6 +9,7 @@
 //! They open in the order in which they need each other and close in the reverse. Virtual machines keep running when
 //! this process ends, unless `--stop-machines-on-exit` says otherwise.
 
+mod edge_alone;
 mod front;
 mod lock;
 mod resolvers;
@@ -34,6 +35,8 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
+
+pub use edge_alone::{EdgeServeOptions, run as run_edge};
 
 use crate::host;
 use front::Front;

@@ -191,9 +191,9 @@ impl Registry {
         for change in snapshot.apps.changes(&before.apps) {
             match change {
                 Change::Came(_) => {}
-                Change::Became { before, now } => self.part(before, &now.machines),
+                Change::Became { before, now } => self.part(&before, &now.machines),
                 Change::Went(app) => {
-                    self.part(app, &[]);
+                    self.part(&app, &[]);
                     if let Some(app) = self.routing.apps.remove(app.name.as_str()) {
                         self.parted.insert(app.route.name.clone(), app.state.clone());
                     }
@@ -202,7 +202,7 @@ impl Registry {
         }
         for change in snapshot.apps.changes(&before.apps) {
             if let Change::Came(app) | Change::Became { now: app, .. } = change {
-                self.take(app);
+                self.take(&app);
             }
         }
         self.warmth = Warmth::Cold;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use model::{AppName, Digest, ImageConfig, ImageSpec, MachineId, OrgSlug, log::LogRecord};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -199,6 +200,13 @@ pub trait EdgeView: Send + Sync {
 
     /// The live connections of clients.
     fn connections(&self) -> EdgeConnections;
+}
+
+/// Tells edges on other hosts who runs where.
+pub trait CatalogFeed: Send + Sync {
+    /// All of the catalog, or what has changed since a generation if that is still known; then what changes. Lines of JSON,
+    /// cut anywhere; an empty one now and then where nothing changes. It ends when the receiver is dropped.
+    fn feed(&self, since: Option<u64>) -> mpsc::Receiver<Bytes>;
 }
 
 #[async_trait]

@@ -141,6 +141,11 @@ async fn organizations_do_not_see_each_other() {
     let counters = fish.get("/metrics").await.text;
     assert!(counters.contains("reef") && !counters.contains("nest"), "{counters}");
 
+    // Who runs where, of everybody, is for edges.
+    assert_eq!(admin.get("/internal/catalog?since=7").await.text, "{\"generation\":7}\n");
+    admin.get("/internal/catalog?since=yesterday").await.refused(400);
+    birds.get("/internal/catalog").await.refused(403);
+
     // An app's token reaches that app, and decides nothing about it.
     let deploy = birds.post("/v1/apps/nest/deploy_token", json!({})).await.ok();
     let deployer = running.client(deploy["token"].as_str().unwrap());

@@ -109,6 +109,17 @@ impl Client {
         }))
     }
 
+    /// Asks for bytes and reads them as they come.
+    pub async fn bytes(
+        &self,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> Result<impl Stream<Item = Result<Bytes, Failure>> + use<>, Failure> {
+        let response = self.send(self.request(Method::GET, path).query(query)).await?;
+        let url = self.url.clone();
+        Ok(response.bytes_stream().map_err(move |error| unreachable(&url, &told(&error))))
+    }
+
     /// Opens a WebSocket (RFC 6455).
     pub async fn web_socket(&self, path: &str) -> Result<WebSocketStream<Upgraded>, Failure> {
         let key = generate_key();

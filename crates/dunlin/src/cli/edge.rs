@@ -1,9 +1,10 @@
-//! `dunlin edge`: what the proxy does at this moment.
+//! `dunlin edge`: what the proxy does at this moment, and a proxy by itself.
 
 use api::public::edge::{EdgeApp, EdgeConnection, EdgeLeftOut, EdgeMachine, EdgePort};
 use clap::Subcommand;
 
 use super::{context::Context, exit::Failure, output::table};
+use crate::serve::{self, EdgeServeOptions};
 
 /// What to look at.
 #[derive(Debug, Subcommand)]
@@ -13,6 +14,8 @@ pub enum Edge {
     /// Show the live connections of clients
     #[command(visible_alias = "conns")]
     Connections,
+    /// Run an edge by itself, that follows the platform's catalog (with the administrator's token)
+    Serve(Box<EdgeServeOptions>),
 }
 
 /// Looks at it: at one app where one was named, else at all that the token is good for.
@@ -34,6 +37,10 @@ pub async fn run(context: &Context, command: Edge) -> Result<(), Failure> {
             let live = client.edge_connections(app.as_ref()).await?;
             let headings = ["NUMBER", "CLIENT", "PORT", "TLS", "APP", "AGE", "REQUESTS", "IN", "OUT"];
             context.out.data(&live, || table(headings, live.connections.iter().map(connection_row)))
+        }
+        Edge::Serve(options) => {
+            let ended = serve::run_edge(client, *options).await;
+            ended.map_err(|error| Failure::other(format!("{error:#}")))
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::{Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
+use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
 use axum::Router;
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
@@ -68,6 +68,7 @@ impl Rooms {
             images: Arc::clone(&images) as Arc<dyn ImageResolver>,
             drain: Arc::clone(&front.elders) as Arc<dyn Drain>,
             edge: Arc::clone(edge) as Arc<dyn EdgeView>,
+            catalog: Arc::new(catalog.reader()) as Arc<dyn CatalogFeed>,
             logs: Arc::clone(&logs) as Arc<dyn LogQuery>,
             log_sink: logs as Arc<dyn LogSink>,
             sealing_key,

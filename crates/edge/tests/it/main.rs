@@ -7,6 +7,7 @@ mod content;
 mod curl;
 mod errors;
 mod faults;
+mod follow;
 mod hostnames;
 mod http;
 mod limits;

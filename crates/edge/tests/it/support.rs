@@ -179,6 +179,11 @@ impl World {
         self.edge.https_addresses()[0]
     }
 
+    /// Reads the catalog of this world.
+    pub fn reader(&self) -> catalog::Reader {
+        self.publisher.reader()
+    }
+
     /// Adds or replaces a machine in the view that will be told next.
     pub fn put(&mut self, machine: &Machine) {
         self.view.machines.insert(machine.0.spec.id.clone(), Arc::new(machine.0.clone()));

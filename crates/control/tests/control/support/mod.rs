@@ -53,6 +53,7 @@ impl World {
             images: self.images.clone(),
             drain: self.host.clone(),
             edge: self.host.clone(),
+            catalog: self.host.clone(),
             logs: self.logs.clone(),
             log_sink: self.logs.clone(),
             sealing_key: key,

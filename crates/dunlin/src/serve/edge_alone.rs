@@ -1,0 +1,170 @@
+//! `dunlin edge serve`: an edge by itself, beside or far from the control plane that tells it who runs where.
+//!
+//! ```text
+//!  last good picture ─▶ edge          ┌────────── pause, longer each time ◀─────────┐
+//!  on the disk           ▲            ▼                                             │
+//!                        │        ask for what is new ─▶ listen ── cut off, or silent for too long
+//!                        └─ picture ◀─ Intake ◀─ lines ───┘
+//! ```
+//!
+//! It serves before it has reached the control plane, and while that is away, by the last picture that it was told whole.
+//! Machines are dialed by the addresses that they have on their own host, so this is for edges on hosts that have a way
+//! there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use api::internal::LogSink;
+use catalog::{Intake, Publisher};
+use clap::Args;
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, proxy_protocol::TrustedProxy};
+use futures_util::StreamExt;
+use kit::seal::SealingKey;
+use logs::{Logs, Retention};
+use model::Region;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{lock, trace};
+use crate::cli::{Client, Failure};
+
+/// How the edge is started.
+#[derive(Debug, Args)]
+pub struct EdgeServeOptions {
+    /// Where everything is kept; not that of a `dunlin serve`
+    #[arg(long, default_value = "/var/lib/dunlin-edge")]
+    data_dir: PathBuf,
+    /// The region this host stands in
+    #[arg(long, env = "DUNLIN_REGION", default_value = "local")]
+    region: Region,
+    /// Apps are reached as <app>.<domain>
+    #[arg(long, env = "DUNLIN_DOMAIN", default_value = "dunlin.localhost")]
+    domain: String,
+    /// The addresses on which apps are served
+    #[arg(long, value_name = "ADDRESS", default_value_t = Ipv4Addr::UNSPECIFIED.into())]
+    listen: IpAddr,
+    /// The port for HTTP
+    #[arg(long, default_value_t = 80)]
+    http_port: u16,
+    /// The port for HTTPS
+    #[arg(long, default_value_t = 443)]
+    https_port: u16,
+    /// Peers whose connections to apps begin with a PROXY protocol header, as for `dunlin serve`
+    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
+    trusted_proxies: Vec<TrustedProxy>,
+    /// Write no access records into the logs of apps
+    #[arg(long)]
+    no_access_records: bool,
+    /// What to tell on standard error, as tracing's filter: `warn`, `info`, `edge=debug`
+    #[arg(long, env = "DUNLIN_LOG", default_value = "info")]
+    log: String,
+}
+
+/// How long requests that are under way may take to end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// The control plane says something every few seconds; after this silence it counts as gone.
+const SILENCE: Duration = Duration::from_secs(20);
+/// The first pause before it is asked again, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// Runs an edge that follows the control plane of `client` until it is told to end.
+pub async fn run(client: Client, options: EdgeServeOptions) -> Result<()> {
+    trace::start(&options.log)?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let _lock = lock::take(&options.data_dir)?;
+    let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.jsonl")));
+    let edge = Edge::start(edge_options(&options, &catalog)?).await?;
+    let stop = CancellationToken::new();
+    let tasks =
+        [tokio::spawn(Arc::clone(&catalog).keep(stop.clone())), tokio::spawn(follow(client, catalog, stop.clone()))];
+    println!("apps: {}", addresses(edge.http_addresses()));
+    println!("ready");
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    edge.shutdown(DRAIN).await;
+    stop.cancel();
+    for task in tasks {
+        task.await?;
+    }
+    Ok(())
+}
+
+fn addresses(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")
+}
+
+fn edge_options(options: &EdgeServeOptions, catalog: &Publisher) -> Result<EdgeOptions> {
+    let data = &options.data_dir;
+    let sealing_key = SealingKey::load_or_create(&data.join("sealing.key")).context("the sealing key")?;
+    let logs = Logs::open(&data.join("logs"), Retention::default()).context("the app logs")?;
+    Ok(EdgeOptions {
+        http: vec![SocketAddr::new(options.listen, options.http_port)],
+        https: vec![SocketAddr::new(options.listen, options.https_port)],
+        domain: options.domain.clone(),
+        region: options.region.clone(),
+        keys: data.join("keys"),
+        catalog: catalog.reader(),
+        hostnames: Hostnames::open(data.join("hostnames"), sealing_key),
+        logs: logs as Arc<dyn LogSink>,
+        platform: BTreeMap::new(),
+        reserved_ports: BTreeSet::from([22, 53]),
+        public_https_port: None,
+        trusted_proxies: options.trusted_proxies.clone(),
+        access_records: !options.no_access_records,
+        bounds: Bounds::default(),
+    })
+}
+
+/// Follows the control plane's catalog until `stop`.
+async fn follow(client: Client, catalog: Arc<Publisher>, stop: CancellationToken) {
+    let following = async {
+        let (mut intake, mut pause) = (Intake::new(catalog), PAUSE.0);
+        loop {
+            let before = intake.since();
+            let ended = listen(&client, &mut intake).await;
+            if intake.since() != before {
+                pause = PAUSE.0;
+            }
+            tracing::warn!("the control plane is not heard, the last picture stands: {ended}");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    };
+    stop.run_until_cancelled(following).await;
+}
+
+/// Listens until nothing comes any more, and tells why.
+async fn listen(client: &Client, intake: &mut Intake) -> String {
+    intake.begin();
+    let since: Vec<_> = intake.since().map(|since| ("since", since.to_string())).into_iter().collect();
+    let told = |failure: Failure| failure.message;
+    let mut lines = match timeout(SILENCE, client.bytes("/internal/catalog", &since)).await {
+        Ok(Ok(lines)) => std::pin::pin!(lines),
+        Ok(Err(failure)) => return told(failure),
+        Err(_) => return "no answer in time".into(),
+    };
+    loop {
+        match timeout(SILENCE, lines.next()).await {
+            Ok(Some(Ok(bytes))) => {
+                if let Err(error) = intake.hear(&bytes) {
+                    return error.to_string();
+                }
+            }
+            Ok(Some(Err(failure))) => return told(failure),
+            Ok(None) => return "it has ended".into(),
+            Err(_) => return "it has fallen silent".into(),
+        }
+    }
+}
