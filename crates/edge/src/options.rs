@@ -74,6 +74,8 @@ pub struct Bounds {
     pub body_pace: Pace,
     /// How slowly a client may take its answers.
     pub answer_pace: Pace,
+    /// How long an answer may wait for its client while others share its connection. A video that is paused waits, too.
+    pub stalled_answer: Duration,
     /// Sources that stand for many, such as a load balancer in front: the bounds on sources and ranges are not for them.
     pub unlimited_sources: Vec<Subnet>,
     /// Requests under way.
@@ -128,6 +130,7 @@ impl Default for Bounds {
             handshake_rate_per_name: handshake_rate_per_name(),
             body_pace: Pace { bytes_per_second: 500, grace: Duration::from_secs(30) },
             answer_pace: Pace { bytes_per_second: 500, grace: Duration::from_secs(60) },
+            stalled_answer: Duration::from_secs(300),
             unlimited_sources: ["127.0.0.0/8", "::1"].iter().filter_map(|loopback| loopback.parse().ok()).collect(),
             requests: 65_536,
             requests_per_app: 32_768,

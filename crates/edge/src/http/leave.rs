@@ -25,6 +25,11 @@ impl Multiplexed {
         }
     }
 
+    /// Whether it carries many at a time.
+    pub fn is_known(&self) -> bool {
+        self.known.load(Relaxed)
+    }
+
     /// Resolves once the edge retires and the connection can be told so at any time.
     pub async fn leaves(&self, context: &Context) {
         context.retiring.cancelled().await;

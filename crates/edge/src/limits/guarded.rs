@@ -24,6 +24,8 @@ pub struct Guarded<IO> {
     frames: Frames,
     patience: Patience,
     alarm: Option<Pin<Box<Sleep>>>,
+    /// When answers that wait for the client are looked at again.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> Guarded<IO> {
@@ -31,7 +33,7 @@ impl<IO> Guarded<IO> {
     pub fn new(inner: IO, context: &Arc<Context>, connection: &Arc<Connection>) -> Self {
         let (context, connection) = (context.clone(), connection.clone());
         let patience = Patience::new(context.bounds.answer_pace);
-        Self { inner, context, connection, frames: Frames::default(), patience, alarm: None }
+        Self { inner, context, connection, frames: Frames::default(), patience, alarm: None, look: None }
     }
 
     /// The connection that is guarded.
@@ -57,6 +59,21 @@ impl<IO> Guarded<IO> {
     fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
         let now = self.connection.since.elapsed();
         self.frames.feed(bytes, now).map_err(|flood| self.end(&Refusal::Flood { what: flood.0 }))
+    }
+
+    /// Nothing comes; meanwhile no answer may wait for the client for too long.
+    fn look_at_answers(&mut self, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        let Some(stalls) = self.connection.stalls() else { return Poll::Pending };
+        let bound = self.context.bounds.stalled_answer;
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(bound / 4)));
+        while look.as_mut().poll(task).is_ready() {
+            let now = Instant::now();
+            if stalls.longest(now) >= bound {
+                return Poll::Ready(Err(self.end(&Refusal::SlowReader)));
+            }
+            look.as_mut().reset(now + bound / 4);
+        }
+        Poll::Pending
     }
 
     /// What a write came to; a client that takes nothing is waited for, but not for ever.
@@ -90,8 +107,10 @@ impl<IO> Guarded<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Task<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        std::task::ready!(Pin::new(&mut self.inner).poll_read(task, buf))?;
-        Poll::Ready(self.read(&buf.filled()[before..]))
+        match Pin::new(&mut self.inner).poll_read(task, buf) {
+            Poll::Ready(read) => Poll::Ready(read.and_then(|()| self.read(&buf.filled()[before..]))),
+            Poll::Pending => self.look_at_answers(task),
+        }
     }
 }
 

@@ -10,7 +10,7 @@
 //!   all, beside another flood a third; whoever comes new always finds some.
 //! - **Rates** are meters of one number each ([`rate`]), kept in tables whose memory does not grow ([`table`]).
 //! - **Slow peers** are waited for with a patience that they use up ([`pace`]): for the body of a request ([`paced`]), for
-//!   a reader of answers ([`guarded`]).
+//!   a reader of answers ([`guarded`]), for one answer among many of a connection ([`stall`]).
 //! - **What asks for nothing** over HTTP/2 is bounded for each connection ([`frames`]).
 //! - **Who counts as one** ([`source`]): a *source* is an IPv4 address or an IPv6 /64, what one customer of a network has;
 //!   a *range* is an IPv4 /24 or an IPv6 /48, what one can get hold of at a time.
@@ -23,6 +23,7 @@ mod paced;
 mod rate;
 mod share;
 mod source;
+mod stall;
 mod table;
 
 use std::{net::IpAddr, sync::Arc};
@@ -39,6 +40,7 @@ pub use self::{
     rate::Rate,
     share::{Place, Shares},
     source::{Network, source_of},
+    stall::{Stalls, Taken},
 };
 use crate::{
     Bounds, Refusal, Subnet,

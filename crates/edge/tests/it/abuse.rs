@@ -84,6 +84,32 @@ async fn a_client_that_does_not_read_gives_its_place_free() {
     assert_eq!(world.edge.drained(machine.id(), generation, PATIENCE).await, 0);
 }
 
+#[tokio::test]
+async fn an_answer_whose_window_stays_closed_gives_its_place_free() {
+    use api::internal::Drain;
+    let mut world = World::with(|options| options.bounds.stalled_answer = Duration::from_millis(300)).await;
+    let machine = Machine::of("shop");
+    let endless = || async { Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 65_536]))) };
+    let _program = machine.run(Router::new().fallback(endless)).await;
+    world.know(&[&machine]).await;
+    let (mut read, mut write) = TcpStream::connect(world.http()).await.unwrap().into_split();
+    // No byte of any answer is wanted, though the connection lives: it asks whether we are still there.
+    let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    write.write_all(&[&PREFACE[..24], &settings, &frame(1, 5, 1, &get("shop"))].concat()).await.unwrap();
+    let reading = tokio::spawn(async move { read.read_to_end(&mut Vec::new()).await });
+    let mut lives = tokio::time::interval(Duration::from_millis(20));
+    let asks = async {
+        while !reading.is_finished() {
+            lives.tick().await;
+            let _ = write.write_all(&frame(6, 0, 0, &[0; 8])).await;
+        }
+    };
+    within(asks).await;
+    assert!(world.logs.has("PH11"));
+    let generation = world.know(&[&machine.clone().cordoned(true)]).await;
+    assert_eq!(world.edge.drained(machine.id(), generation, PATIENCE).await, 0);
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
