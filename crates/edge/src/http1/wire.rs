@@ -70,7 +70,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Writes all that is to be written.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.outbox.is_empty() {
-            let written = self.outbox.with_slices(|slices| Pin::new(&mut self.stream).poll_write_vectored(cx, slices));
+            let stream = Pin::new(&mut self.stream);
+            // A single piece costs less to write as one.
+            let written = match self.outbox.text_alone() {
+                Some(text) => stream.poll_write(cx, text),
+                None => stream.poll_write_vectored(cx, &self.outbox.slices()),
+            };
             match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => {
@@ -132,9 +137,12 @@ impl Outbox {
         self.text.is_empty() && self.piece.is_empty() && self.tail.is_empty()
     }
 
-    fn with_slices<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-        let slices = [IoSlice::new(&self.text), IoSlice::new(&self.piece), IoSlice::new(self.tail)];
-        if self.piece.is_empty() && self.tail.is_empty() { write(&slices[..1]) } else { write(&slices) }
+    fn text_alone(&self) -> Option<&[u8]> {
+        (self.piece.is_empty() && self.tail.is_empty()).then_some(&self.text)
+    }
+
+    fn slices(&self) -> [IoSlice<'_>; 3] {
+        [IoSlice::new(&self.text), IoSlice::new(&self.piece), IoSlice::new(self.tail)]
     }
 
     fn written(&mut self, mut bytes: usize) {

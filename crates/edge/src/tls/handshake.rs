@@ -75,7 +75,8 @@ impl From<io::Error> for Failure {
 pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
     let mut opening = Opening { context: &context, source: peer.ip(), port, name: None };
     let began = Instant::now();
-    let opened = timeout_at(began + context.bounds.handshake, opening.open(stream)).await;
+    // By address: the room that a handshake takes is given back before the connection's long life begins.
+    let opened = Box::pin(timeout_at(began + context.bounds.handshake, opening.open(stream))).await;
     let name = opening.name.take();
     go_on(&context, opened.ok(), began, name, (peer, local, port)).await;
 }
@@ -84,7 +85,7 @@ pub async fn serve(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, l
 pub async fn serve_postgres(context: Arc<Context>, stream: TcpStream, peer: SocketAddr, local: SocketAddr, port: u16) {
     let mut opening = Opening { context: &context, source: peer.ip(), port, name: None };
     let began = Instant::now();
-    let opened = timeout_at(began + context.bounds.handshake, opening.open_postgres(stream)).await;
+    let opened = Box::pin(timeout_at(began + context.bounds.handshake, opening.open_postgres(stream))).await;
     let name = opening.name.take();
     go_on(&context, opened.ok(), began, name, (peer, local, port)).await;
 }
