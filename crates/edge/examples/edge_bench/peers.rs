@@ -118,7 +118,7 @@ pub struct Running(Child);
 impl Running {
     /// CPU time of its processes so far.
     pub fn cpu(&self) -> Duration {
-        let ticks: u64 = self.processes().filter_map(|pid| ticks(pid)).sum();
+        let ticks: u64 = self.processes().filter_map(ticks).sum();
         Duration::from_millis(ticks * 1000 / load::ticks_per_second())
     }
 

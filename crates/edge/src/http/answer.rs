@@ -48,7 +48,7 @@ impl Dress {
         }
         response.map(|body| match compression {
             Some(compression) => ResponseBody::Compressed(Box::new(compression.body(body))),
-            None => ResponseBody::Machine(body),
+            None => ResponseBody::Machine(Box::new(body)),
         })
     }
 

@@ -25,7 +25,7 @@ use crate::{
 /// An answer's body.
 pub enum ResponseBody {
     /// It comes from a machine.
-    Machine(MachineBody),
+    Machine(Box<MachineBody>),
     /// It comes from a machine and is compressed on its way.
     Compressed(Box<Compressed<MachineBody>>),
     /// It comes from the platform's own services.
@@ -148,11 +148,9 @@ pub trait Bulk {
 
 impl Bulk for ResponseBody {
     fn bulk(&mut self) -> Option<&mut AnswerContent> {
-        match self {
-            Self::Machine(MachineBody { inner: AnswerBody::Http1(content), .. }) => Some(content),
-            _ => None,
-        }
-        .filter(|content| content.is_bulk())
+        let Self::Machine(body) = self else { return None };
+        let AnswerBody::Http1(content) = &mut body.inner else { return None };
+        content.is_bulk().then_some(content)
     }
 
     fn went_past(&mut self, _: usize) {}
