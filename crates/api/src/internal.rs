@@ -14,6 +14,6 @@ pub use node::{
     NodeError, NodeView, StopRequest, TerminalSize,
 };
 pub use ports::{
-    CatalogFeed, Drain, EdgeView, ImageError, ImageResolver, ImagesInUse, LogFilter, LogQuery, LogSink,
-    PullCredentials, RegistryAccess, RegistryRights, ResolvedImage, Rootfs, RootfsSource,
+    CatalogFeed, Drain, EdgeView, Idleness, ImageError, ImageResolver, ImagesInUse, LogFilter, LogQuery, LogSink, Nap,
+    PullCredentials, RegistryAccess, RegistryRights, ResolvedImage, Rootfs, RootfsSource, Wake,
 };

@@ -211,5 +211,6 @@ fn backend(member: &Member, claim: &Claim) -> Backend {
         counts: claim.counts,
         soft_limit: claim.soft_limit,
         hard_limit: claim.hard_limit,
+        autostart: claim.autostart,
     }
 }

@@ -34,6 +34,7 @@ pub(crate) struct Claim {
     pub counts: ConcurrencyKind,
     pub soft_limit: u32,
     pub hard_limit: Option<u32>,
+    pub autostart: bool,
 }
 
 impl Offer {
@@ -73,6 +74,7 @@ impl Offer {
             counts: service.concurrency.kind,
             soft_limit: service.concurrency.soft_limit.unwrap_or(DEFAULT_SOFT_LIMIT),
             hard_limit: service.concurrency.hard_limit.filter(|limit| *limit > 0),
+            autostart: service.autostart == Some(true),
         });
         let mut refused = Ok(());
         for number in numbers {

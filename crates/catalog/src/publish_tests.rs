@@ -63,8 +63,8 @@ fn event(kind: &str, at: u64) -> Event {
 fn a_machine_stands_as_its_node_says() {
     assert_eq!(standing(|_| ()), Standing::Ready);
     assert_eq!(standing(|it| it.state = MachineState::Replacing), Standing::Coming);
-    assert_eq!(standing(|it| it.state = MachineState::Stopped), Standing::Away);
-    assert_eq!(standing(|it| it.state = MachineState::Stopping), Standing::Away);
+    assert_eq!(standing(|it| it.state = MachineState::Stopped), Standing::Asleep);
+    assert_eq!(standing(|it| it.state = MachineState::Stopping), Standing::Asleep);
     let restarts = |it: &mut Observed| {
         it.state = MachineState::Stopping;
         it.events = vec![event("restart", 9)];

@@ -32,6 +32,8 @@ pub enum Standing {
         /// Since when.
         since: Timestamp,
     },
+    /// It rests, or is about to: it takes none, but a request may wake it.
+    Asleep,
     /// It takes none, and will not unless somebody starts it.
     Away,
 }
@@ -122,6 +124,7 @@ fn standing(observed: &Observed) -> Standing {
     match observed.state {
         S::Creating | S::Starting | S::Restarting | S::Replacing => Standing::Coming,
         S::Stopping if stops_to_come_back(observed) => Standing::Coming,
+        S::Stopping | S::Stopped | S::Suspending | S::Suspended if !observed.cordoned => Standing::Asleep,
         S::Started if !observed.service_checks_pass() => Standing::Failing { since: failing_since(observed) },
         S::Started if observed.cordoned => Standing::Cordoned { since: cordoned_since(observed) },
         S::Started => Standing::Ready,

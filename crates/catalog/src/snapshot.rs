@@ -153,6 +153,8 @@ pub struct Backend {
     pub soft_limit: u32,
     /// Never more than this at a time.
     pub hard_limit: Option<u32>,
+    /// A request may wake the machine.
+    pub autostart: bool,
 }
 
 /// Something that was left out of the picture.

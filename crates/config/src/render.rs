@@ -40,7 +40,13 @@ pub fn render_new(new: &NewApp) -> String {
          [http_service]\n\
          internal_port = {port}\n\
          # Answer plain http with a redirect to https.\n\
-         force_https = false\n\n\
+         force_https = false\n\
+         # A machine that has nothing to do for a while is stopped (or suspended, or kept on: \"suspend\", \"off\"); a request\n\
+         # starts it again.\n\
+         auto_stop_machines = \"stop\"\n\
+         auto_start_machines = true\n\
+         # So many keep running in each region all the same.\n\
+         min_machines_running = 0\n\n\
          # A machine gets requests only while this answers with a status from 200 to 299.\n\
          # [[http_service.checks]]\n\
          # path = \"/\"\n\

@@ -1,8 +1,11 @@
 //! What the edge offers to the outside: `[http_service]`, `[[services]]`.
 
-use model::machine::{
-    AutoStop, CheckKind, Concurrency, ConcurrencyKind, Handler, Port, Protocol, ProxyProtoOptions, ProxyProtoVersion,
-    Service, TlsOptions,
+use model::{
+    GoDuration,
+    machine::{
+        AutoStop, CheckKind, Concurrency, ConcurrencyKind, Handler, Port, Protocol, ProxyProtoOptions,
+        ProxyProtoVersion, Service, TlsOptions,
+    },
 };
 
 use crate::{
@@ -65,13 +68,16 @@ fn common(section: &Section<'_>, groups: &Groups) -> (Vec<String>, Service) {
     let internal_port = section.need("internal_port", "add `internal_port = 8080`, the port the app listens on");
     let service = Service {
         internal_port: internal_port.and_then(|field| field.port()).unwrap_or_default(),
-        autostop: section.get("auto_stop_machines").map(|field| auto_stop(&field)).unwrap_or_default(),
-        autostart: section.get("auto_start_machines").and_then(|field| auto_start(&field)),
+        autostop: section.get("auto_stop_machines").and_then(|field| auto_stop(&field)).unwrap_or_default(),
+        autostop_after: section.get("auto_stop_after").and_then(|field| auto_stop_after(&field)),
+        // The API starts nobody unless told to; the file starts them unless told not to.
+        autostart: Some(section.get("auto_start_machines").and_then(|field| field.boolean()).unwrap_or(true)),
         min_machines_running: section.get("min_machines_running").and_then(|field| field.count(0..=10_000)),
         concurrency: section.get("concurrency").map(|field| concurrency(&field)).unwrap_or_default(),
         ..Service::default()
     };
     unsupported::note(section, SERVICE);
+    check_sleep(section, &service);
     (processes, service)
 }
 
@@ -81,26 +87,34 @@ const SERVICE: &[unsupported::NotYet] = &[
     ("proxy_proto_options", Without::Broken, "write it under the [[services.ports]] whose handlers name `proxy_proto`"),
 ];
 
-/// Idle machines keep running in this version, so every answer but `off` is told.
-fn auto_stop(field: &Field<'_>) -> AutoStop {
-    let asks = if field.is_boolean() {
-        field.boolean() == Some(true)
-    } else {
-        let words = [("off", false), ("stop", true), ("suspend", true), ("", false)];
-        field.word(&words) == Some(true)
-    };
-    if asks {
-        unsupported::tell(field, Without::Less, "machines keep running when they have nothing to do");
+/// The older files say `true` and `false`.
+fn auto_stop(field: &Field<'_>) -> Option<AutoStop> {
+    if field.is_boolean() {
+        return field.boolean().map(|stops| if stops { AutoStop::Stop } else { AutoStop::Off });
     }
-    AutoStop::Off
+    field.word(&[("off", AutoStop::Off), ("stop", AutoStop::Stop), ("suspend", AutoStop::Suspend), ("", AutoStop::Off)])
 }
 
-fn auto_start(field: &Field<'_>) -> Option<bool> {
-    let asks = field.boolean();
-    if asks == Some(true) {
-        unsupported::tell(field, Without::Less, "a machine that was stopped stays so until `dunlin machine start`");
+fn auto_stop_after(field: &Field<'_>) -> Option<GoDuration> {
+    let after = field.duration(BareNumber::Seconds)?;
+    let sensible = (1..=24 * 3600).contains(&after.0.as_secs());
+    if !sensible {
+        field.bad(
+            format!("{after} is no time after which a machine can be idle"),
+            "write a time from \"1s\" to \"24h\"",
+        );
     }
-    asks
+    sensible.then_some(after)
+}
+
+/// What is stopped must be started again by somebody.
+fn check_sleep(section: &Section<'_>, service: &Service) {
+    if service.autostop != AutoStop::Off && service.autostart == Some(false) {
+        section.warning(
+            format!("{} stops its machines when they are idle and starts none for a request", section.name()),
+            "set `auto_start_machines = true`, or start them with `dunlin machine start`",
+        );
+    }
 }
 
 fn protocol(field: &Field<'_>) -> Option<Protocol> {

@@ -110,8 +110,6 @@ enable_consul = true
         [
             "2 warning swap_size_mb",
             "3 warning console_command",
-            "6 warning http_service.auto_stop_machines",
-            "7 warning http_service.auto_start_machines",
             "9 warning deploy.strategy",
             "13 warning statics[0].index_document",
             "14 warning metrics",

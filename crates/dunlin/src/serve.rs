@@ -29,7 +29,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use edge::{Bounds, Sockets, Subnet, proxy_protocol::TrustedProxy};
-use model::{Region, log::LogRecord};
+use model::{GoDuration, Region, log::LogRecord};
 use node::{Ipv4Pool, kernel::KernelSource, vmm::Driver};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -83,6 +83,10 @@ pub struct ServeOptions {
     /// Host-local addresses of machines; no other network of this host may use them
     #[arg(long, default_value = "10.201.0.0/16")]
     machine_pool: Ipv4Pool,
+    /// How long a machine with auto_stop_machines has nothing to do before it is stopped or suspended, unless its app says
+    /// something else
+    #[arg(long, value_name = "TIME", default_value = "5m")]
+    sleep_after: GoDuration,
     /// Write no access records into the logs of apps
     #[arg(long)]
     no_access_records: bool,
@@ -295,7 +299,7 @@ impl ServeOptions {
 
     /// How much of everything the edge allows.
     fn bounds(&self) -> Bounds {
-        let mut bounds = Bounds::default();
+        let mut bounds = Bounds { sleep_after: self.sleep_after.0, ..Bounds::default() };
         bounds.unlimited_sources.extend(&self.unlimited_sources);
         bounds
     }

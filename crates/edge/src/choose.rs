@@ -5,11 +5,13 @@
 //!            ▼                                                          │
 //!  request ─▶ pick ── a machine with room ─▶ lease                      │
 //!              ├───── all at their hard limit ─▶ queue (bounded) ───────┤─ too long ─▶ PL01
-//!              ├───── none ready, one on its way up ─▶ hold (bounded) ──┘─ too long ─▶ PR04
+//!              ├───── none ready, one on its way up ─▶ hold (bounded) ──┤─ too long ─▶ PR04
+//!              ├───── none ready, one sleeps ─▶ wake it, hold ──────────┘─ none can be woken ─▶ PM01, PM03, PM08
 //!              └───── none ready, none expected ─▶ PR01 at once
 //! ```
 //!
-//! Holding is what makes the redeploy of an app of one machine lose nothing.
+//! Holding is what makes the redeploy of an app of one machine lose nothing. Where all awake machines are above their soft
+//! limits or at their hard ones, one more is woken beside.
 
 use std::{
     collections::BTreeSet,
@@ -27,6 +29,7 @@ use crate::{
     machine::{AppState, Lease},
     pick::{self, Pick},
     routing::{App, Candidate, Routing},
+    wake::{self, Outlook},
     wish::Wish,
 };
 
@@ -46,7 +49,7 @@ pub struct Chosen {
 
 /// A request's way to a machine: what it has tried and since when it waits.
 pub struct Search<'a> {
-    context: &'a Context,
+    context: &'a Arc<Context>,
     app: &'a AppName,
     port: u16,
     wish: Wish,
@@ -65,7 +68,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(25), Duration::from_m
 
 impl<'a> Search<'a> {
     /// A search for a machine of an app that has this public port.
-    pub fn new(context: &'a Context, app: &'a AppName, port: u16) -> Self {
+    pub fn new(context: &'a Arc<Context>, app: &'a AppName, port: u16) -> Self {
         let (wish, tried) = (Wish::default(), BTreeSet::new());
         Self { context, app, port, wish, reach_by: None, began: Instant::now(), tried, attempts: 0 }
     }
@@ -98,14 +101,13 @@ impl<'a> Search<'a> {
                 app.ready(self.port).first().map(|candidate| candidate.target.freed.clone()).unwrap_or_default();
             let mut freed = std::pin::pin!(place.notified());
             freed.as_mut().enable();
+            let mut stirred = std::pin::pin!(app.state.stirred.notified());
+            stirred.as_mut().enable();
             let wait = match self.try_now(app) {
                 Attempt::Chosen(chosen) => return Ok(chosen),
                 Attempt::Full => self.context.bounds.queue,
                 Attempt::Closed => self.context.bounds.hold,
-                Attempt::Nobody if app.is_expected(self.port, &self.wish, Timestamp(kit::clock::unix_ms())) => {
-                    self.context.bounds.hold
-                }
-                Attempt::Nobody => return Err(self.hopeless(app)),
+                Attempt::Nobody => self.hope(app)?,
             };
             if held.is_none() {
                 held = Some(Held::new(&app.state, self.context.bounds.held_per_app)?);
@@ -114,6 +116,7 @@ impl<'a> Search<'a> {
                 tokio::select! {
                     _ = changes.changed() => {}
                     () = freed => {}
+                    () = stirred => {}
                 }
             };
             let enough = self.began + wait;
@@ -163,6 +166,27 @@ impl<'a> Search<'a> {
         app.ok_or_else(gone)
     }
 
+    /// How long to wait for a machine where none takes traffic.
+    fn hope(&self, app: &App) -> Result<Duration, Refusal> {
+        let route = app.port(self.port);
+        let outlook = route.map_or(Outlook::Nobody, |route| wake::rouse(self.context, app, route, &self.wish));
+        match outlook {
+            Outlook::Waking => Ok(self.context.bounds.hold),
+            _ if app.is_expected(self.port, &self.wish, Timestamp(kit::clock::unix_ms())) => {
+                Ok(self.context.bounds.hold)
+            }
+            Outlook::Failed(refusal) => Err(refusal),
+            Outlook::Nobody => Err(self.hopeless(app)),
+        }
+    }
+
+    /// Wakes one more machine, as far as the app has one that sleeps, where the best that is awake is busy.
+    fn reinforce(&self, app: &App, best: &Candidate) {
+        if let Some(route) = app.port(self.port) {
+            wake::reinforce(self.context, app, route, &self.wish, &best.route.region);
+        }
+    }
+
     fn try_now(&self, app: &App) -> Attempt {
         let ready = app.ready(self.port);
         // Read once: loads change while the choice is made.
@@ -177,11 +201,19 @@ impl<'a> Search<'a> {
             standing: candidate.target.standing(),
             tried: self.tried.contains(&candidate.target.machine.id),
         });
-        match pick::pick(&candidates.collect::<Vec<_>>(), random()) {
+        let candidates: Vec<_> = candidates.collect();
+        match pick::pick(&candidates, random()) {
             Pick::Nobody => Attempt::Nobody,
-            Pick::Full => Attempt::Full,
+            Pick::Full => {
+                let wanted = ready.iter().zip(&candidates).filter(|(_, seen)| seen.wished.is_some());
+                wanted.min_by_key(|(_, seen)| seen.region).iter().for_each(|(best, _)| self.reinforce(app, best));
+                Attempt::Full
+            }
             Pick::Machine(index) => {
                 let candidate = &ready[index];
+                if candidates[index].load >= candidate.soft_limit {
+                    self.reinforce(app, candidate);
+                }
                 let lease = candidate.target.lease(candidate.hard_limit);
                 lease.map_or(Attempt::Closed, |lease| {
                     let route = candidate.route.clone();

@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
 };
 
+use api::internal::Wake;
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use hyper::server::conn::http2;
@@ -25,6 +26,7 @@ use crate::{
     tls::Certificates,
     udp::Slots,
     upstream::{Dialer, KeepBounds},
+    wake::Alarms,
 };
 
 /// What every connection shares.
@@ -67,13 +69,17 @@ pub struct Context {
     pub cancels: Arc<Cancels>,
     /// Machines may be sent datagrams under their client's own address, but for addresses from here; set once that is
     /// known.
-    pub keeps_sources: std::sync::OnceLock<Subnet>,
+    pub keeps_sources: OnceLock<Subnet>,
+    /// Wakes machines and puts them to sleep, once there is somebody who does.
+    pub waker: Mutex<Option<Arc<dyn Wake>>>,
+    /// Which machines are being woken.
+    pub alarms: Alarms,
     /// Counts the flows of datagrams.
     pub flows: Arc<Slots>,
     /// Who gets how much.
     pub limits: Limits,
     /// The port to send clients to for HTTPS; set once it is bound.
-    pub https_port: std::sync::OnceLock<u16>,
+    pub https_port: OnceLock<u16>,
     /// Whoever connects is let in from when this is cancelled.
     pub opened: CancellationToken,
     /// Whoever connects is left to another process; whoever is here may stay.
@@ -102,6 +108,11 @@ pub enum Destination {
 }
 
 impl Context {
+    /// Who wakes machines and puts them to sleep.
+    pub fn waker(&self) -> Option<Arc<dyn Wake>> {
+        self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whom a host name in lower case stands for.
     pub fn destination(&self, host: &str) -> Destination {
         if host == self.domain {

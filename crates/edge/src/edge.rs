@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -15,7 +15,7 @@ use std::{
 
 use ::http::HeaderValue;
 use api::{
-    internal::{Drain, EdgeView},
+    internal::{Drain, EdgeView, Wake},
     public::edge::{EdgeConnections, EdgeRoutes},
 };
 use arc_swap::ArcSwap;
@@ -40,6 +40,7 @@ use crate::{
     tls::Certificates,
     udp::Slots,
     upstream::{Dialer, KeepBounds},
+    wake::{self, Alarms},
 };
 
 /// How long before a drain's deadline WebSockets are asked to close, at most.
@@ -123,6 +124,11 @@ impl Edge {
     /// the socket. Clients whose address lies in `machines` do not exist.
     pub fn keep_sources(&self, machines: Subnet) {
         let _ = self.context.keeps_sources.set(machines);
+    }
+
+    /// From now on requests wake machines that sleep, and those that have nothing to do fall asleep.
+    pub fn wake_by(&self, waker: Arc<dyn Wake>) {
+        *self.context.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
     }
 
     /// The certificate of the local authority, in PEM, for whoever shall trust it.
@@ -220,6 +226,8 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         trusted_proxies: options.trusted_proxies.clone(),
         cancels: Arc::default(),
         keeps_sources: OnceLock::new(),
+        waker: Mutex::default(),
+        alarms: Alarms::default(),
         flows: Slots::new(options.bounds.flows),
         limits: Limits::new(&options.bounds),
         https_port: OnceLock::new(),
@@ -270,6 +278,7 @@ fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader) 
 fn swap(context: &Arc<Context>, doors: &Doors, catalog: &catalog::Reader, registry: &mut Registry) -> bool {
     let routing = Arc::new(registry.join(catalog.load()));
     context.routing.store(routing.clone());
+    registry.opened().iter().for_each(|machine| wake::watch(context, machine));
     let complete = doors.follow(context, &routing);
     context.routed.send_replace(routing.snapshot.generation);
     complete

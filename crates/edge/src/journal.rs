@@ -97,6 +97,11 @@ impl Journal {
         self.write(app, None, text);
     }
 
+    /// Writes a line about one machine of an app.
+    pub fn about(&self, app: &AppState, machine: &MachineId, text: String) {
+        self.write(app, Some(machine.clone()), text);
+    }
+
     fn write(&self, app: &AppState, machine: Option<MachineId>, text: String) {
         let allowed = app.allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
         let Some(kept_out) = allowed else { return };

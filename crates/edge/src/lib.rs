@@ -3,7 +3,8 @@
 //! ```text
 //!  client ─▶ listen ─▶ tls ─▶ http ─▶ choose ─▶ upstream ─▶ machine
 //!              │        │      │        │  ▲
-//!              │        │      │        │  └ routing: the catalog's picture joined with what is under way
+//!              │        │      │        │  ├ routing: the catalog's picture joined with what is under way
+//!              │        │      │        │  └ wake: machines that sleep
 //!              │        │      │        └ hold: wait while a machine is on its way up, queue while all are full
 //!              │        │      └ route by host, edit header fields, answer refusals with a page
 //!              │        └ end TLS by server name
@@ -47,6 +48,7 @@ mod tls;
 mod tunnel;
 mod udp;
 mod upstream;
+mod wake;
 pub mod warmup;
 mod websocket;
 mod wish;

@@ -29,6 +29,7 @@ use crate::{
     outlier::{self, Health, Standing, Tally},
     replay::{Quota, ReplayCache},
     upstream::Pool,
+    wake::{Drowsy, Falling},
     warmup::{self, Warmth},
 };
 
@@ -48,6 +49,8 @@ pub struct Machine {
     warming: AtomicBool,
     /// Its ports, as long as something is under way to them or may begin.
     targets: Mutex<Vec<Weak<Target>>>,
+    /// For the sake of its sleep, where it sleeps at all.
+    drowsy: OnceLock<Box<Drowsy>>,
     metrics: OnceLock<Box<MachineMetrics>>,
 }
 
@@ -64,6 +67,7 @@ impl Machine {
             ready_since: Mutex::new(Instant::now()),
             warming: AtomicBool::new(false),
             targets: Mutex::default(),
+            drowsy: OnceLock::new(),
             metrics: OnceLock::new(),
         }
     }
@@ -78,16 +82,21 @@ impl Machine {
         self.metrics.get().map(|metrics| &**metrics)
     }
 
-    /// Lets traffic begin.
-    pub fn open(&self, warmth: Warmth) {
-        if !self.open.load(SeqCst) {
+    /// Lets traffic begin. Tells whether it was closed.
+    pub fn open(&self, warmth: Warmth) -> bool {
+        let was_closed = !self.open.load(SeqCst);
+        if was_closed {
             *self.ready_since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             self.warming.store(warmth == Warmth::Cold, Relaxed);
             if let Some(closing) = self.closing.get() {
                 closing.send_replace(false);
             }
+            if let Some(drowsy) = self.drowsy.get() {
+                drowsy.open();
+            }
             self.open.store(true, SeqCst);
         }
+        was_closed
     }
 
     /// Lets nothing more begin, and gives up connections that lie idle.
@@ -96,6 +105,23 @@ impl Machine {
             self.epoch.fetch_add(1, SeqCst);
             let targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
             targets.iter().filter_map(Weak::upgrade).for_each(|target| target.pool.clear());
+        }
+    }
+
+    /// What is known for the sake of its sleep; from now on it is kept.
+    pub fn drowsy(&self) -> &Drowsy {
+        self.drowsy.get_or_init(Box::default)
+    }
+
+    /// Since when nothing has been under way to it; `None` if something is.
+    pub fn idle_since(&self) -> Option<Instant> {
+        (self.under_way() == 0).then(|| self.drowsy().used())
+    }
+
+    /// It is used at this moment.
+    pub fn use_at(&self, now: impl FnOnce() -> Instant) {
+        if let Some(drowsy) = self.drowsy.get() {
+            drowsy.use_at(now());
         }
     }
 
@@ -170,6 +196,10 @@ pub struct AppState {
     pub name: AppName,
     /// How many requests wait for a machine.
     pub held: AtomicUsize,
+    /// Told when those who wait shall look again, though the picture has not changed.
+    pub stirred: Notify,
+    /// Its machines that are falling asleep.
+    pub falling: Falling,
     /// How many connections of clients are for it.
     pub connections: Arc<AtomicUsize>,
     /// How many requests for it are under way.
@@ -191,6 +221,8 @@ impl AppState {
         Self {
             name,
             held: AtomicUsize::new(0),
+            stirred: Notify::new(),
+            falling: Falling::default(),
             connections: Arc::default(),
             requests: Arc::default(),
             allowance: Mutex::new(Allowance::of_refusals()),
@@ -228,6 +260,8 @@ pub struct Target {
     /// Told each time that a place becomes free; shared by the machines of one service.
     pub freed: Arc<Notify>,
     load: AtomicU32,
+    /// What was under way to it at most since it was looked at last, and before that.
+    peaks: [AtomicU32; 2],
     health: Mutex<Health>,
     /// Nothing is held against it, so that `health` need not be asked.
     clean: AtomicBool,
@@ -237,7 +271,8 @@ impl Target {
     /// A target without load.
     pub fn new(machine: Arc<Machine>, address: SocketAddr, freed: Arc<Notify>) -> Self {
         let (load, health, clean) = (AtomicU32::new(0), Mutex::default(), AtomicBool::new(true));
-        Self { machine, address, pool: Arc::default(), freed, load, health, clean }
+        let peaks = Default::default();
+        Self { machine, address, pool: Arc::default(), freed, load, peaks, health, clean }
     }
 
     /// How many requests and connections are under way to it.
@@ -263,6 +298,9 @@ impl Target {
 
     /// It was reached.
     pub fn worked(&self) {
+        if let Some(drowsy) = self.machine.drowsy.get() {
+            drowsy.note_reached();
+        }
         self.health(Health::worked);
     }
 
@@ -281,7 +319,10 @@ impl Target {
     /// Takes one place, if the machine is open and below its hard limit.
     pub fn lease(self: &Arc<Self>, hard_limit: Option<u32>) -> Option<Lease> {
         let limit = hard_limit.unwrap_or(u32::MAX);
-        self.load.fetch_update(SeqCst, SeqCst, |load| (load < limit).then_some(load + 1)).ok()?;
+        let before = self.load.fetch_update(SeqCst, SeqCst, |load| (load < limit).then_some(load + 1)).ok()?;
+        if before >= self.peaks[0].load(Relaxed) {
+            self.peaks[0].fetch_max(before + 1, Relaxed);
+        }
         self.machine.under_way.fetch_add(1, SeqCst);
         if !self.machine.open.load(SeqCst) {
             self.release();
@@ -290,7 +331,20 @@ impl Target {
         Some(Lease { target: self.clone(), epoch: self.machine.epoch() })
     }
 
+    /// What was under way to it at most, in the time between the last two looks and since.
+    pub fn peak(&self) -> u32 {
+        self.peaks.iter().map(|peak| peak.load(Relaxed)).max().unwrap_or_default()
+    }
+
+    /// The same; from now on another time begins.
+    pub fn next_peak(&self) -> u32 {
+        let peak = self.peak();
+        self.peaks[1].store(self.peaks[0].swap(self.load(), Relaxed), Relaxed);
+        peak
+    }
+
     fn release(&self) {
+        self.machine.use_at(Instant::now);
         self.load.fetch_sub(1, SeqCst);
         if self.machine.under_way.fetch_sub(1, SeqCst) == 1 {
             self.machine.settled.notify_waiters();

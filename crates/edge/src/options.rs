@@ -102,6 +102,8 @@ pub struct Bounds {
     pub idle: Duration,
     /// How long a request waits for a machine that is on its way up.
     pub hold: Duration,
+    /// How long a machine has to have nothing to do before it falls asleep, where its app says nothing else.
+    pub sleep_after: Duration,
     /// How many requests of one app wait at a time.
     pub held_per_app: usize,
     /// How long a request waits while all machines are at their hard limit.
@@ -144,6 +146,7 @@ impl Default for Bounds {
             header: Duration::from_secs(60),
             idle: Duration::from_secs(75),
             hold: Duration::from_secs(60),
+            sleep_after: Duration::from_secs(300),
             held_per_app: 1_000,
             queue: Duration::from_secs(30),
             startup_grace: Duration::from_secs(30),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use api::internal::NodeError;
 use http::StatusCode;
 use model::{AppName, MachineId};
 use thiserror::Error;
@@ -87,6 +88,18 @@ pub enum Refusal {
         wanted: String,
         /// Its machines by state, in words.
         machines: String,
+    },
+    /// A machine sleeps and could not be woken, and there is no other.
+    #[error("machine {machine} of {app} sleeps and could not be woken: {reason}")]
+    NotWoken {
+        /// The app.
+        app: AppName,
+        /// The machine.
+        machine: MachineId,
+        /// Why, for programs.
+        why: NoWaking,
+        /// Why, in words.
+        reason: String,
     },
     /// A machine was on its way up and did not arrive.
     #[error("{app} did not become ready within {} s ({machines})", waited.as_secs())]
@@ -299,6 +312,28 @@ pub enum Refusal {
     },
 }
 
+/// Why a machine could not be woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoWaking {
+    /// Its start failed.
+    Failed,
+    /// It took too long.
+    TooSlow,
+    /// It is in no state in which it could be started.
+    NotStartable,
+}
+
+impl NoWaking {
+    /// The kind of a node's refusal.
+    pub fn of(error: &NodeError) -> Self {
+        match error {
+            NodeError::Timeout { .. } => Self::TooSlow,
+            NodeError::NotFound(_) | NodeError::Denied { .. } => Self::NotStartable,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl Refusal {
     /// The stable code, for logs, pages and programs.
     pub fn code(&self) -> &'static str {
@@ -321,6 +356,9 @@ impl Refusal {
             Self::ReplayToNobody { .. } => "PA04",
             Self::ReplayToStranger { .. } => "PA05",
             Self::ReplayTimeout { .. } => "PA06",
+            Self::NotWoken { why: NoWaking::Failed, .. } => "PM01",
+            Self::NotWoken { why: NoWaking::TooSlow, .. } => "PM03",
+            Self::NotWoken { why: NoWaking::NotStartable, .. } => "PM08",
             Self::NoMachine { .. } => "PR01",
             Self::Exhausted { .. } => "PR03",
             Self::NotReady { .. } => "PR04",
@@ -357,6 +395,7 @@ impl Refusal {
             Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full { .. } | Self::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotWoken { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoAnswer { .. } | Self::ReplayTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Exhausted { last, .. } => last.status(),
             _ => StatusCode::BAD_GATEWAY,
@@ -392,6 +431,9 @@ impl Refusal {
             Self::Connect => "Send the request to the app's own address.",
             Self::Misdirected { .. } => "Open another connection for the other host.",
             Self::NoMachine { .. } => "Start one with `dunlin machine start`, or deploy with `dunlin deploy`.",
+            Self::NotWoken { .. } => {
+                "See `dunlin machine status` and `dunlin logs`; `dunlin machine start` tries again."
+            }
             Self::NotReady { .. } => {
                 "See `dunlin status` and `dunlin logs`: the app does not start, or its checks fail."
             }
@@ -458,7 +500,8 @@ impl Refusal {
             | Self::ClosedEarly { machine, .. }
             | Self::BrokenOff { machine, .. }
             | Self::BadAnswer { machine, .. }
-            | Self::NoAnswer { machine, .. } => Some(machine),
+            | Self::NoAnswer { machine, .. }
+            | Self::NotWoken { machine, .. } => Some(machine),
             Self::Exhausted { last, .. } => last.machine(),
             _ => None,
         }

@@ -112,7 +112,7 @@ impl App {
         route.backends.iter().filter(|backend| wanted(&backend.machine)).any(|backend| match backend.machine.standing {
             Standing::Ready | Standing::Coming => true,
             Standing::Failing { since } | Standing::Cordoned { since } => fresh(since),
-            Standing::Away => false,
+            Standing::Asleep | Standing::Away => false,
         })
     }
 
@@ -163,6 +163,8 @@ pub struct Registry {
     warmth: Warmth,
     /// How many replays are remembered in all.
     replays: Quota,
+    /// Machines that have become ready since somebody asked.
+    opened: Vec<Arc<MachineRoute>>,
 }
 
 /// So many regions are remembered.
@@ -179,6 +181,7 @@ impl Registry {
             parted: HashMap::new(),
             warmth: Warmth::Warm,
             replays: Quota::default(),
+            opened: Vec::new(),
         }
     }
 
@@ -207,6 +210,11 @@ impl Registry {
         }
         self.warmth = Warmth::Cold;
         self.routing.clone()
+    }
+
+    /// The machines that have become ready since this was asked last.
+    pub fn opened(&mut self) -> Vec<Arc<MachineRoute>> {
+        std::mem::take(&mut self.opened)
     }
 
     /// Forgets what is gone and has nothing under way any more.
@@ -241,7 +249,11 @@ impl Registry {
         for machine in &route.machines {
             self.leaving.remove(&machine.id);
             let live = self.machine(&machine.id);
-            if machine.is_ready() { live.open(self.warmth) } else { live.close() }
+            if !machine.is_ready() {
+                live.close();
+            } else if live.open(self.warmth) {
+                self.opened.push(machine.clone());
+            }
         }
         let name = &route.name;
         let known = self.routing.apps.get(name.as_str()).map(|app| app.state.clone());

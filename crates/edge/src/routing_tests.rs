@@ -79,7 +79,13 @@ fn seen(routing: &Routing) -> Vec<String> {
 }
 
 fn change() -> impl Strategy<Value = RowChange> {
-    let standing = prop::sample::select(vec![Standing::Ready, Standing::Ready, Standing::Coming, Standing::Away]);
+    let standing = prop::sample::select(vec![
+        Standing::Ready,
+        Standing::Ready,
+        Standing::Coming,
+        Standing::Asleep,
+        Standing::Away,
+    ]);
     (prop::sample::select(vec!["a", "b", "c"]), 1..6_u8, standing, prop::bool::weighted(0.75)).prop_map(
         |(app, number, standing, stays)| match row(app, number, standing) {
             row if stays => put(row),

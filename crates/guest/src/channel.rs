@@ -19,8 +19,9 @@ use crate::{
     message::{GuestMessage, HostMessage, Malformed},
 };
 
-/// The versions of the protocol that this release speaks.
-pub const VERSIONS: RangeInclusive<u16> = 1..=1;
+/// The versions of the protocol that this release speaks. What each added:
+/// - 2: [`GuestMessage::Busy`].
+pub const VERSIONS: RangeInclusive<u16> = 1..=2;
 
 /// Names one session; random.
 pub type Nonce = [u8; 16];
@@ -159,6 +160,11 @@ impl GuestChannel {
     /// Whether a session is open, so that messages may be sent.
     pub fn is_open(&self) -> bool {
         self.session.is_some()
+    }
+
+    /// The version of the open session.
+    pub fn version(&self) -> Option<u16> {
+        self.session.map(|(_, version)| version)
     }
 
     /// The host has gone. Its half-read frame, if any, is forgotten.

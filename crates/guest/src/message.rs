@@ -146,6 +146,12 @@ pub enum GuestMessage {
     /// The program ended; all it wrote has been told before. Told in each session. The guest puts its disks in order
     /// and ends on [`HostMessage::PowerOff`], or by itself after a minute.
     Exited(Exit),
+    /// The program says that it is busy for so long from now, and is not to be put to sleep meanwhile; 0 ends it. Told
+    /// again in each session while it holds. Since version 2.
+    Busy {
+        /// How long, in milliseconds.
+        for_ms: u64,
+    },
     /// So many more bytes of a command's input may be sent.
     ExecCredit {
         /// The command's stream.

@@ -9,6 +9,8 @@ use guest::{
 use proptest::prelude::*;
 
 const MAX: usize = 1000;
+/// The version that two ends of this release speak.
+const NEWEST: u16 = *guest::channel::VERSIONS.end();
 
 /// Bytes that are rich in those that framing treats specially.
 fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
@@ -58,6 +60,7 @@ fn guest_message() -> impl Strategy<Value = GuestMessage> {
             bytes
         })),
         exit.prop_map(GuestMessage::Exited),
+        any::<u64>().prop_map(|for_ms| GuestMessage::Busy { for_ms }),
         (any::<u32>(), bytes(200)).prop_map(|(stream, bytes)| GuestMessage::ExecOut { stream, bytes }),
         (any::<u32>(), bytes(200)).prop_map(|(stream, bytes)| GuestMessage::ExecErr { stream, bytes }),
         any::<u32>().prop_map(|stream| GuestMessage::ExecExit { stream, code: 1, signal: 0 }),
@@ -123,8 +126,8 @@ fn guest_messages(events: Vec<HostEvent>) -> Vec<GuestMessage> {
 fn session(nonce: u8) -> (HostChannel, GuestChannel) {
     let (mut host, mut guest, mut out) = (HostChannel::new([nonce; 16]), GuestChannel::default(), BytesMut::new());
     let opened = heard_by_guest(&mut guest, &greeting(&host), &mut out);
-    assert!(matches!(opened[..], [GuestEvent::Open { version: 1 }]));
-    assert!(matches!(heard_by_host(&mut host, &out)[..], [HostEvent::Open { version: 1 }]));
+    assert!(matches!(opened[..], [GuestEvent::Open { version: NEWEST }]));
+    assert!(matches!(heard_by_host(&mut host, &out)[..], [HostEvent::Open { version: NEWEST }]));
     (host, guest)
 }
 
@@ -175,12 +178,12 @@ proptest! {
         let mut out = BytesMut::from(&b"the rest of it"[..]);
         let mut events = heard_by_guest(&mut guest, &stream, &mut out);
         // The last frame may have lacked nothing but its end, which the greeting brings.
-        let open = events.iter().position(|event| matches!(event, GuestEvent::Open { version: 1 }));
+        let open = events.iter().position(|event| matches!(event, GuestEvent::Open { version: NEWEST }));
         prop_assert!(open.is_some_and(|open| open <= 1));
         events.drain(..=open.unwrap());
         prop_assert_eq!(host_messages(events), after);
         let opened = heard_by_host(&mut host, &out);
-        assert!(matches!(opened[..], [HostEvent::Open { version: 1 }]));
+        assert!(matches!(opened[..], [HostEvent::Open { version: NEWEST }]));
     }
 
     #[test]
@@ -199,7 +202,7 @@ proptest! {
         stream.extend_from_slice(&old[from.min(to)..from.max(to)]);
         stream.extend_from_slice(&answer);
         let heard = heard_by_host(&mut host, &stream);
-        assert!(matches!(heard[..], [HostEvent::Open { version: 1 }]));
+        assert!(matches!(heard[..], [HostEvent::Open { version: NEWEST }]));
     }
 
     #[test]
@@ -208,7 +211,7 @@ proptest! {
         let mut stream = garbage.to_vec();
         stream.extend_from_slice(&greeting(&HostChannel::new([4; 16])));
         let heard = heard_by_guest(&mut guest, &stream, &mut out);
-        assert!(matches!(heard[..], [GuestEvent::Open { version: 1 }]));
+        assert!(matches!(heard[..], [GuestEvent::Open { version: NEWEST }]));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 #![cfg_attr(not(test), no_main)]
 
 mod boot;
+mod busy;
 mod cgroup;
 mod commands;
 mod console;

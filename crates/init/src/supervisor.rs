@@ -30,6 +30,7 @@ use nix::{
 
 use crate::{
     boot::{self, Program},
+    busy::Busy,
     commands::Commands,
     console,
     disks::{self, Root},
@@ -46,6 +47,9 @@ use crate::{
 
 /// Output waits while this much is on its way to the host.
 const MAX_OUT_BYTES: usize = 256 * 1024;
+
+/// The version of the protocol from which on the host understands that a program is busy.
+const BUSY_SINCE: u16 = 2;
 
 /// How long an ended guest waits for a host that has not taken note of it.
 const LAST_WAIT: Duration = Duration::from_secs(60);
@@ -66,6 +70,9 @@ pub struct Supervisor {
     phase: Phase,
     commands: Commands,
     root: Option<Root>,
+    busy: Option<Busy>,
+    /// Until when the program is busy, and whether the host of this session has been told.
+    busy_until: Option<(Instant, bool)>,
     /// How long init worked before it waited for its spec.
     prepared_in: Duration,
     power_off: bool,
@@ -111,6 +118,8 @@ impl Supervisor {
             phase: Phase::Waiting,
             commands: Commands::default(),
             root: None,
+            busy: None,
+            busy_until: None,
             prepared_in: started.elapsed(),
             power_off: false,
         })
@@ -126,6 +135,7 @@ impl Supervisor {
             self.read_channel();
             self.read_signals();
             self.read_program();
+            self.read_busy();
             self.kill_the_late();
             self.send_all();
             self.settle();
@@ -160,6 +170,7 @@ impl Supervisor {
         {
             polled.extend(running.process.outputs().map(readable));
         }
+        polled.extend(self.busy.iter().map(|busy| readable(busy.as_fd())));
         polled.extend(self.commands.interests(room).map(|(descriptor, flags)| PollFd::new(descriptor, flags)));
         let _ = poll(&mut polled, timeout);
     }
@@ -208,6 +219,7 @@ impl Supervisor {
     fn drop_session(&mut self) {
         self.commands.kill_all();
         self.logs.rewind();
+        self.busy_until = self.busy_until.map(|(until, _)| (until, false));
         if let Phase::Ended(ended) = &mut self.phase {
             ended.told = false;
         }
@@ -261,6 +273,7 @@ impl Supervisor {
     fn send_all(&mut self) {
         loop {
             self.commands.turn(&mut self.link.out, MAX_OUT_BYTES);
+            self.queue_busy();
             self.queue_logs();
             self.queue_the_end();
             let queued = !self.link.out.is_empty();
@@ -277,6 +290,17 @@ impl Supervisor {
                 Some(message) => message.encode(&mut self.link.out),
                 None => return,
             }
+        }
+    }
+
+    fn queue_busy(&mut self) {
+        if let Some((until, told @ false)) = &mut self.busy_until
+            && self.channel.version() >= Some(BUSY_SINCE)
+            && self.link.out.len() < MAX_OUT_BYTES
+        {
+            *told = true;
+            let for_ms = until.saturating_duration_since(Instant::now()).as_millis() as u64;
+            GuestMessage::Busy { for_ms }.encode(&mut self.link.out);
         }
     }
 
@@ -323,6 +347,10 @@ impl Supervisor {
 
     fn start_program(&mut self, spec: &RunSpec) -> Result<Running, BootFailure> {
         let program = boot::prepare(spec, &self.uevents, &mut self.root)?;
+        match Busy::open() {
+            Ok(busy) => self.busy = Some(busy),
+            Err(error) => self.note(&format!("programs cannot say that they are busy: {error}")),
+        }
         let missing = self.root.iter_mut().flat_map(|root| std::mem::take(&mut root.missing)).collect::<Vec<_>>();
         missing.iter().for_each(|what| self.note(what));
         let process = Process::start(&program).map_err(|CannotRun { reason, exit_code }| BootFailure {
@@ -339,6 +367,14 @@ impl Supervisor {
             && self.logs.takes_more(self.channel.is_open(), Instant::now())
         {
             running.process.read(&mut self.logs);
+        }
+    }
+
+    fn read_busy(&mut self) {
+        match self.busy.as_mut().and_then(Busy::read) {
+            Some(Ok(time)) => self.busy_until = Some((Instant::now() + time, false)),
+            Some(Err(reason)) => self.note(&format!("/.dunlin/busy: {reason}")),
+            None => {}
         }
     }
 

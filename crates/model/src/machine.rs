@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod event;
+pub mod sleep;
 pub mod spec;
 pub mod state;
 
@@ -12,5 +13,6 @@ pub use config::{
     TlsOptions,
 };
 pub use event::{CheckState, CheckStatus, Event, ExitEvent};
+pub use sleep::{Sleep, SleepRule};
 pub use spec::{Isolation, MachineSpec, Observed, SealedSecrets};
 pub use state::{Action, MachineState, Verdict};

@@ -51,6 +51,8 @@ pub enum Goal {
     Run,
     /// Nothing of it runs.
     Rest,
+    /// Nothing of it runs, and its memory lies on the disk as far as that was possible.
+    Suspend,
     /// Nothing of it exists.
     Gone,
 }
@@ -67,6 +69,30 @@ pub enum Preparation {
     Done,
 }
 
+/// Why a virtual machine goes down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Somebody asked for it.
+    #[default]
+    Asked,
+    /// It has nothing to do. What comes for it before its program has been asked to end keeps it up.
+    Idle,
+}
+
+/// A machine whose memory lies on the disk. Its writable layer goes with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suspended {
+    /// Names the boot that goes on.
+    pub boot_id: String,
+    /// The writable layer.
+    pub overlay: PathBuf,
+    /// The memory, and what its devices knew.
+    pub memory: PathBuf,
+    /// The driver that wrote it: no other can read it.
+    pub isolation: Isolation,
+}
+
 /// An order to bring the virtual machine down before anything else.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Down {
@@ -76,6 +102,12 @@ pub struct Down {
     pub signal: i32,
     /// How long the program may take.
     pub timeout_ms: u64,
+    /// How long what is under way to it may take to end before the program is asked.
+    #[serde(default)]
+    pub drain_ms: u64,
+    /// Why.
+    #[serde(default)]
+    pub cause: Cause,
 }
 
 /// What of a machine may exist on the host. Written before the first of it is made, removed after the last is gone.
@@ -125,6 +157,9 @@ pub struct Record {
     pub ever_started: bool,
     /// What of it may exist on the host.
     pub made: Option<Made>,
+    /// Its memory, if that lies on the disk.
+    #[serde(default)]
+    pub suspended: Option<Suspended>,
     /// Its volume, which outlives it.
     pub volume: Option<VolumeClaim>,
     /// Why it rests although it should not.
@@ -161,6 +196,7 @@ impl Record {
             preparation: Preparation::New,
             ever_started: false,
             made: None,
+            suspended: None,
             volume: None,
             failure: None,
             cordoned,

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -44,6 +44,8 @@ pub struct LinkStatus {
     pub guest: GuestPhase,
     /// How long its start took, if it was this link that saw it.
     pub start: Option<StartTimes>,
+    /// Until when its program is busy, as it says.
+    pub busy_until: Option<Instant>,
 }
 
 /// How long it took until a guest's program ran, by the guest's own clock.
@@ -57,7 +59,7 @@ pub struct StartTimes {
 
 impl Default for LinkStatus {
     fn default() -> Self {
-        Self { session: Session::Connecting, guest: GuestPhase::Silent, start: None }
+        Self { session: Session::Connecting, guest: GuestPhase::Silent, start: None, busy_until: None }
     }
 }
 

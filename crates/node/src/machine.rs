@@ -19,17 +19,18 @@ mod history;
 mod plan;
 mod restart;
 mod run_spec;
+mod sleep;
 mod steps;
 mod validate;
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use api::internal::{LogSink, NodeError, RootfsSource, StopRequest};
+use api::internal::{Drain, Idleness, LogSink, Nap, NodeError, RootfsSource, StopRequest};
 use kit::{clock, seal::SealingKey};
 use model::{
     Addresses, MachineId, Region, Timestamp,
     log::{LogRecord, LogSource},
-    machine::{Action, MachineSpec, MachineState, Observed},
+    machine::{Action, MachineSpec, MachineState, Observed, Sleep},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -37,6 +38,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use history::Source;
 pub use plan::Vm;
 pub use validate::validate;
 
@@ -78,6 +80,8 @@ pub struct Host {
     pub rootfs: Arc<dyn RootfsSource>,
     /// Takes log records.
     pub logs: Arc<dyn LogSink>,
+    /// Knows when nothing is under way to a machine.
+    pub drain: Arc<dyn Drain>,
     /// Opens secrets.
     pub sealing_key: SealingKey,
     /// Where the host stands.
@@ -163,10 +167,21 @@ type Reply<T> = oneshot::Sender<Result<T, NodeError>>;
 
 /// A call.
 pub enum Command {
-    /// Start it.
-    Start(Reply<MachineState>),
+    /// Start it, for whoever wants that.
+    Start(Source, Reply<MachineState>),
     /// Stop it.
     Stop(StopRequest, Reply<()>),
+    /// Keep its memory and end its virtual machine.
+    Suspend(Reply<()>),
+    /// Put it to sleep.
+    Sleep {
+        /// How.
+        how: Sleep,
+        /// Why.
+        why: Idleness,
+        /// The answer.
+        reply: Reply<Nap>,
+    },
     /// Stop and start it.
     Restart(StopRequest, Reply<()>),
     /// Give it another spec.

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use api::internal::{ExecRequest, ExecSession, GuestReport, Launch, Node, NodeError, NodeView, StopRequest};
+use api::internal::{
+    ExecRequest, ExecSession, GuestReport, Idleness, Launch, Nap, Node, NodeError, NodeView, StopRequest, Wake,
+};
 use async_trait::async_trait;
 use model::{
     AppName, MachineId, Timestamp,
-    machine::{Action, Isolation, MachineSpec, MachineState, Observed},
+    machine::{Action, Isolation, MachineSpec, MachineState, Observed, Sleep},
 };
 use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -19,7 +21,7 @@ use crate::{
     kernel::{GuestKernel, KernelError},
     ledger::{Goal, Ledger, LedgerError, Loaded, Record},
     link::LinkError,
-    machine::{self, Command, Handle, Host, Vm, ask},
+    machine::{self, Command, Handle, Host, Source, Vm, ask},
     net::{GuestNet, NetError, Network},
     options::{Machinery, NodeOptions},
     view::View,
@@ -184,11 +186,15 @@ impl Node for LocalNode {
 
     async fn start(&self, id: &MachineId) -> Result<MachineState, NodeError> {
         self.check_disk()?;
-        ask(&self.inbox(id).await?, id, Command::Start).await
+        ask(&self.inbox(id).await?, id, |reply| Command::Start(Source::User, reply)).await
     }
 
     async fn stop(&self, id: &MachineId, how: StopRequest) -> Result<(), NodeError> {
         ask(&self.inbox(id).await?, id, |reply| Command::Stop(how, reply)).await
+    }
+
+    async fn suspend(&self, id: &MachineId) -> Result<(), NodeError> {
+        ask(&self.inbox(id).await?, id, Command::Suspend).await
     }
 
     async fn restart(&self, id: &MachineId, how: StopRequest) -> Result<(), NodeError> {
@@ -256,6 +262,18 @@ impl Node for LocalNode {
     }
 }
 
+#[async_trait]
+impl Wake for LocalNode {
+    async fn wake(&self, id: &MachineId) -> Result<(), NodeError> {
+        self.check_disk()?;
+        ask(&self.inbox(id).await?, id, |reply| Command::Start(Source::Proxy, reply)).await.map(drop)
+    }
+
+    async fn sleep(&self, id: &MachineId, how: Sleep, why: Idleness) -> Result<Nap, NodeError> {
+        ask(&self.inbox(id).await?, id, |reply| Command::Sleep { how, why, reply }).await
+    }
+}
+
 impl LocalNode {
     /// The answer to a create call for a machine that exists.
     fn created_before(&self, spec: &MachineSpec) -> Result<Arc<Observed>, NodeError> {
@@ -287,6 +305,7 @@ async fn prepare(options: NodeOptions) -> Result<(Arc<Host>, String), OpenError>
         view,
         rootfs: options.rootfs,
         logs: options.logs,
+        drain: options.drain,
         sealing_key: options.sealing_key,
         region: options.region,
         name_servers: options.name_servers,

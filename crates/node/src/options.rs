@@ -2,9 +2,10 @@
 
 use std::{fmt, net::IpAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use api::internal::{LogSink, RootfsSource};
+use api::internal::{Drain, LogSink, RootfsSource};
+use async_trait::async_trait;
 use kit::seal::SealingKey;
-use model::Region;
+use model::{MachineId, Region};
 use thiserror::Error;
 
 use crate::{
@@ -40,6 +41,8 @@ pub struct NodeOptions {
     pub rootfs: Arc<dyn RootfsSource>,
     /// Takes what guests write and what the platform has to say about them.
     pub logs: Arc<dyn LogSink>,
+    /// Knows when nothing is under way to a machine: the edge. Without one there is no traffic to wait for.
+    pub drain: Arc<dyn Drain>,
     /// Is told of each step. A test aid; [`StepProbe::none`] otherwise.
     pub probe: StepProbe,
 }
@@ -67,8 +70,19 @@ impl NodeOptions {
             sealing_key,
             rootfs,
             logs,
+            drain: Arc::new(NoTraffic),
             probe: StepProbe::none(),
         }
+    }
+}
+
+/// A host without an edge.
+struct NoTraffic;
+
+#[async_trait]
+impl Drain for NoTraffic {
+    async fn drained(&self, _: &MachineId, _: u64, _: Duration) -> usize {
+        0
     }
 }
 

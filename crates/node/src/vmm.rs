@@ -65,6 +65,8 @@ pub struct VmPlan {
     pub cgroup_procs: Vec<PathBuf>,
     /// Who the VMM runs as.
     pub user: VmUser,
+    /// Do not boot but go on with this memory, which [`Vmm::suspend`] wrote of a VM of the same plan.
+    pub memory: Option<PathBuf>,
 }
 
 /// A disk of a VM: a raw image, or a block device.
@@ -236,5 +238,11 @@ pub trait Vmm: Send + Sync {
     /// It could not be done. Guests start all the same.
     async fn prepare_for(&self, _plan: &VmPlan) -> Result<(), VmmError> {
         Ok(())
+    }
+
+    /// Writes a running VM's memory, and what its devices know, into a file. When this has succeeded, the guest stands
+    /// still and its process is to be killed; when it fails, the guest goes on.
+    async fn suspend(&self, _vm: &VmRecord, _memory: &Path) -> Result<(), VmmError> {
+        Err(VmmError::Plan(format!("{} does not keep memory", self.isolation())))
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! It answers every request with who and where it is, and shows what an app sees of the platform: the `FLY_*`
 //! environment and the header fields that the proxy adds. `/exit?code=3` ends it, `/sleep?ms=500` answers late,
-//! `/healthz` is for health checks. With `FAIL=3` in its environment it ends at once with that status: deploy it so to
+//! `/count` counts how often it was asked since the program started, `/busy?for=10m` tells the platform that the program is
+//! busy and shall not be put to sleep for so long, `/healthz` is for health checks. With `FAIL=3` in its environment it ends at once with that status: deploy it so to
 //! see what a failed deployment looks like.
 
 use std::{
-    env,
+    env, fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::{TcpListener, TcpStream},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -94,6 +96,14 @@ fn answer(request: &Request) -> (&'static str, String) {
             thread::sleep(Duration::from_millis(number("ms=").unwrap_or(0).into()));
             ("200 OK", "slept\n".into())
         }
+        "/count" => {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            ("200 OK", format!("{}\n", COUNT.fetch_add(1, Ordering::Relaxed) + 1))
+        }
+        "/busy" => match fs::write("/.dunlin/busy", format!("{}\n", query.trim_start_matches("for="))) {
+            Ok(()) => ("200 OK", "busy\n".into()),
+            Err(error) => ("500 Internal Server Error", format!("nobody listens: {error}\n")),
+        },
         _ => ("200 OK", greeting(request)),
     }
 }

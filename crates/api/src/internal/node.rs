@@ -210,6 +210,10 @@ pub trait Node: Send + Sync {
     /// Stops a machine and returns when it has stopped.
     async fn stop(&self, id: &MachineId, how: StopRequest) -> Result<(), NodeError>;
 
+    /// Ends a machine's virtual machine and keeps its memory, and returns when that is so. Where memory cannot be kept,
+    /// the machine is stopped instead; its log says why.
+    async fn suspend(&self, id: &MachineId) -> Result<(), NodeError>;
+
     /// Stops and starts a machine and returns when its program runs again.
     async fn restart(&self, id: &MachineId, how: StopRequest) -> Result<(), NodeError>;
 

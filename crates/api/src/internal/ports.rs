@@ -4,10 +4,11 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{AppName, Digest, ImageConfig, ImageSpec, MachineId, OrgSlug, log::LogRecord};
+use model::{AppName, Digest, ImageConfig, ImageSpec, MachineId, OrgSlug, log::LogRecord, machine::Sleep};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use super::NodeError;
 use crate::public::edge::{EdgeConnections, EdgeRoutes};
 
 /// Why an image could not be found, fetched or made bootable.
@@ -188,6 +189,38 @@ pub trait Drain: Send + Sync {
     /// node's view) and nothing is under way to it. Returns how many requests and connections were still open
     /// when `deadline` passed; 0 means that it is drained.
     async fn drained(&self, machine: &MachineId, generation: u64, deadline: Duration) -> usize;
+}
+
+/// What became of the wish that a machine sleeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nap {
+    /// It sleeps.
+    Asleep,
+    /// Its program has said that it is busy, for so much longer.
+    Busy(Duration),
+    /// Something came for it meanwhile, so it stays awake.
+    Disturbed,
+}
+
+/// Why a machine is put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idleness {
+    /// It has had nothing to do for so long.
+    Idle(Duration),
+    /// The others could do what it does, for so long.
+    Spare(Duration),
+}
+
+/// Wakes machines and puts them to sleep, for the sake of their traffic. It goes straight to the node that has the
+/// machine: no placement, no database, no control plane.
+#[async_trait]
+pub trait Wake: Send + Sync {
+    /// Starts a machine that sleeps, or is falling asleep, and returns when its program runs. One that is awake stays so.
+    async fn wake(&self, id: &MachineId) -> Result<(), NodeError>;
+
+    /// Puts a machine to sleep, and returns when it sleeps. Its traffic is taken away first; a request that comes meanwhile
+    /// may wake it again.
+    async fn sleep(&self, id: &MachineId, how: Sleep, why: Idleness) -> Result<Nap, NodeError>;
 }
 
 /// Shows what the edge does at this moment.

@@ -85,7 +85,7 @@ fn standing(observed: &Observed, version: &InstanceId, exits: Exits) -> Standing
             Standing::Failed(format!("it could not be started: {reason}"))
         }
         MachineState::Destroying | MachineState::Destroyed => Standing::Failed("it was destroyed".to_owned()),
-        MachineState::Stopped => Standing::Resting,
+        MachineState::Stopped | MachineState::Suspended => Standing::Resting,
         MachineState::Started => Standing::Started,
         _ => Standing::Waiting,
     }

@@ -177,15 +177,16 @@ pub(super) async fn signal(
     Ok(ok())
 }
 
-/// Not supported yet: machines are stopped, not suspended.
+/// Keeps a machine's memory and ends its virtual machine; answers when that is so. Where memory cannot be kept, the
+/// machine is stopped instead, and its log says why.
 #[utoipa::path(
     post, path = "/v1/apps/{app}/machines/{machine_id}/suspend", tag = "machines",
     params(MachineInPath),
-    responses((status = 422, body = api::public::ErrorBody))
+    responses((status = 200))
 )]
 pub(super) async fn suspend(State(control): State<Arc<Control>>, on: OnMachine) -> Answer<Json<Value>> {
-    control.machine_row(&on.app, &on.id).await?;
-    Err(Error::Unsupported(vec!["suspend (stop the machine instead)".to_owned()]))
+    control.suspend_machine(&on.app, &on.id, &on.nonce).await?;
+    Ok(ok())
 }
 
 const MAX_WAIT_S: u64 = 60;
@@ -198,7 +199,7 @@ const MAX_WAIT_S: u64 = 60;
         (
             "state" = Option<String>,
             Query,
-            description = "started (the default), stopped, created, failed, destroyed, settled; or several",
+            description = "started (the default), stopped, suspended, created, failed, destroyed, settled; or several",
         ),
         ("timeout" = Option<u64>, Query, description = "seconds, 1 to 60; 60 unless given"),
         (
@@ -216,7 +217,9 @@ pub(super) async fn wait(
 ) -> Answer<Json<WaitReply>> {
     let named = params.all("state").map(|name| {
         let unknown = || {
-            format!("state: {name:?} cannot be waited for; use started, stopped, created, failed, destroyed or settled")
+            format!(
+                "state: {name:?} cannot be waited for; use started, stopped, suspended, created, failed, destroyed or settled"
+            )
         };
         Target::parse(name).ok_or_else(|| Error::BadRequest(unknown()))
     });

@@ -55,6 +55,12 @@ impl Control {
         Ok(self.ports.node.stop(id, how).await?)
     }
 
+    /// Keeps a machine's memory and ends its virtual machine.
+    pub(crate) async fn suspend_machine(&self, app: &AppRow, id: &MachineId, nonce: &Nonce) -> Result<(), Error> {
+        self.may_change(app, id, nonce).await?;
+        Ok(self.ports.node.suspend(id).await?)
+    }
+
     /// Stops and starts a machine.
     pub(crate) async fn restart_machine(
         &self,

@@ -212,6 +212,9 @@ fn service(service: &Service) -> Vec<String> {
     if service.checks.len() > MAX_CHECKS {
         problems.push(format!("more than {MAX_CHECKS} checks"));
     }
+    if service.autostop_after.is_some_and(|after| !(1..=24 * 3600).contains(&after.0.as_secs())) {
+        problems.push("autostop_after is between 1 s and 24 h".to_owned());
+    }
     let limits = (service.concurrency.soft_limit, service.concurrency.hard_limit);
     if let (Some(soft), Some(hard)) = limits
         && soft > hard

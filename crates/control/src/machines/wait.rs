@@ -40,7 +40,13 @@ impl Target {
     /// The target of this name.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let named = |state: &MachineState| state.to_string() == name;
-        let waited_for = [MachineState::Started, MachineState::Stopped, MachineState::Destroyed, MachineState::Failed];
+        let waited_for = [
+            MachineState::Started,
+            MachineState::Stopped,
+            MachineState::Suspended,
+            MachineState::Destroyed,
+            MachineState::Failed,
+        ];
         match name {
             "settled" => Some(Self::Settled),
             "created" => Some(Self::State(MachineState::Created)),

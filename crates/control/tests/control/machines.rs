@@ -107,8 +107,11 @@ async fn start_stop_restart_signal_and_cordon() {
     assert_eq!(world.host.ready(), 0);
     client.post(&path(&machine, "/uncordon"), json!(null)).await.ok();
     assert_eq!(world.host.ready(), 1);
-    let refused = client.post(&path(&machine, "/suspend"), json!(null)).await.refused(422);
-    assert!(refused.contains("not supported yet"), "{refused}");
+    client.post(&path(&machine, "/suspend"), json!(null)).await.ok();
+    assert_eq!(state().await, "suspended");
+    client.get(&path(&machine, "/wait?state=suspended")).await.ok();
+    client.post(&path(&machine, "/start"), json!(null)).await.ok();
+    assert_eq!(state().await, "started");
     client.post(&path(&machine, "/stop"), json!({"timeout": "10m"})).await.refused(422);
 }
 

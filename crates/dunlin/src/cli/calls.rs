@@ -135,6 +135,11 @@ impl Client {
         self.order(&format!("/v1/apps/{app}/machines/{id}/stop"), how).await
     }
 
+    /// Keeps a machine's memory and ends its virtual machine.
+    pub async fn suspend_machine(&self, app: &AppName, id: &MachineId) -> Answer<()> {
+        self.order(&format!("/v1/apps/{app}/machines/{id}/suspend"), &json!({})).await
+    }
+
     /// Stops and starts a machine.
     pub async fn restart_machine(&self, app: &AppName, id: &MachineId) -> Answer<()> {
         self.order(&format!("/v1/apps/{app}/machines/{id}/restart"), &json!({})).await

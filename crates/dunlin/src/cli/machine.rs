@@ -2,7 +2,10 @@
 
 use api::public::machines::{Machine as Shown, StopMachine};
 use clap::Subcommand;
-use model::{GoDuration, MachineId, machine::CheckState};
+use model::{
+    GoDuration, MachineId,
+    machine::{CheckState, Event, MachineState},
+};
 
 use super::{
     client::Client,
@@ -42,6 +45,12 @@ pub enum Machine {
         /// How long to wait before it is killed, such as 10s
         #[arg(long)]
         timeout: Option<GoDuration>,
+    },
+    /// Keep the memory of machines and end them; a start goes on where they were
+    Suspend {
+        /// The machines
+        #[arg(required = true)]
+        ids: Vec<MachineId>,
     },
     /// Stop machines and start them again
     Restart {
@@ -87,6 +96,7 @@ pub async fn run(context: &Context, command: Machine) -> Result<Exit, Failure> {
                 context.out.say(format!("Stopped machine {id}."));
             }
         }
+        Machine::Suspend { ids } => suspend(context, &context.client()?, &ids).await?,
         Machine::Restart { ids } => {
             let (client, app) = (context.client()?, context.app()?);
             for id in &ids {
@@ -97,6 +107,18 @@ pub async fn run(context: &Context, command: Machine) -> Result<Exit, Failure> {
         Machine::Destroy { ids, force, yes } => destroy(context, &context.client()?, &ids, force, yes).await?,
     }
     Ok(Exit::Success)
+}
+
+async fn suspend(context: &Context, client: &Client, ids: &[MachineId]) -> Result<(), Failure> {
+    let app = context.app()?;
+    for id in ids {
+        client.suspend_machine(&app, id).await?;
+        match client.machine(&app, id).await?.state {
+            MachineState::Suspended => context.out.say(format!("Suspended machine {id}.")),
+            state => context.out.say(format!("Machine {id} could not be suspended and is {state}; see `dunlin logs`.")),
+        }
+    }
+    Ok(())
 }
 
 async fn destroy(context: &Context, client: &Client, ids: &[MachineId], force: bool, yes: bool) -> Result<(), Failure> {
@@ -123,7 +145,7 @@ async fn show_all(context: &Context) -> Result<(), Failure> {
 /// Machines as people read them.
 pub fn rows(machines: &[Shown]) -> String {
     let row = |machine: &Shown| {
-        let state = if machine.cordoned { format!("{} (cordoned)", machine.state) } else { machine.state.to_string() };
+        let state = state(machine);
         let release = machine.config.metadata.get("fly_release_version").map(|version| format!("v{version}"));
         [
             machine.id.to_string(),
@@ -138,6 +160,16 @@ pub fn rows(machines: &[Shown]) -> String {
     };
     let headings = ["ID", "GROUP", "STATE", "CHECKS", "REGION", "RELEASE", "ADDRESS", "CHANGED"];
     table(headings, machines.iter().map(row))
+}
+
+/// What a machine is doing, and why in a word: `stopped (idle)` is woken by a request.
+fn state(machine: &Shown) -> String {
+    let rests = matches!(machine.state, MachineState::Stopped | MachineState::Suspended);
+    match machine.state {
+        state if machine.cordoned => format!("{state} (cordoned)"),
+        state if rests && Event::rests_for_want_of_traffic(&machine.events) => format!("{state} (idle)"),
+        state => state.to_string(),
+    }
 }
 
 /// The process group of a machine; empty if it belongs to none.
@@ -162,7 +194,7 @@ fn people(machine: &Shown) -> String {
     let mut sections = vec![list([
         ("ID", machine.id.to_string()),
         ("Name", machine.name.clone()),
-        ("State", machine.state.to_string()),
+        ("State", state(machine)),
         ("Reason", machine.reason.clone().unwrap_or_default()),
         ("Group", group(machine).to_owned()),
         ("Region", machine.region.to_string()),

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource};
+use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource, Wake};
 use axum::Router;
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
@@ -55,7 +55,10 @@ impl Rooms {
         front.logs.write_to(Arc::clone(&logs) as Arc<dyn LogSink>);
         let store = Store::open(&options.data_dir).await.context("the database of the control plane")?;
         let images = open_images(options, front.api, &store)?;
-        let node = LocalNode::open(node_options(options, &images, &logs, &sealing_key)?).await?;
+        let node = node_options(options, &images, &logs, &sealing_key)?;
+        let node = NodeOptions { drain: Arc::clone(&front.elders) as Arc<dyn Drain>, ..node };
+        let node = LocalNode::open(node).await?;
+        edge.wake_by(Arc::clone(&node) as Arc<dyn Wake>);
         if node.keeps_sources() {
             edge.keep_sources(options.machine_pool.to_string().parse()?);
         }

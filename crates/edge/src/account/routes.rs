@@ -87,6 +87,8 @@ fn why_not(backend: &Backend) -> String {
         Standing::Cordoned { since } => {
             format!("cordoned for {} s; `dunlin machine uncordon` puts it back", ago(since))
         }
+        Standing::Asleep if backend.autostart => format!("it sleeps ({}); a request wakes it", backend.machine.state),
+        Standing::Asleep => format!("it is {}, and autostart is off", backend.machine.state),
         Standing::Away => format!("it is {}", backend.machine.state),
     }
 }

@@ -83,7 +83,7 @@ pub fn enter(context: &Context, app: &AppName, io: &impl Socket, client: &Client
 
 /// A connection to a machine, another one if the first cannot be reached. It has been told the client's address, if it
 /// wants to be.
-async fn connect(context: &Context, app: &AppName, client: &Client) -> Result<(TcpStream, Chosen), Refusal> {
+async fn connect(context: &Arc<Context>, app: &AppName, client: &Client) -> Result<(TcpStream, Chosen), Refusal> {
     let mut search = Search::new(context, app, client.port);
     loop {
         let chosen = search.next().await?;

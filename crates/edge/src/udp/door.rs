@@ -15,7 +15,13 @@ use super::{
     flow::Flow,
     table::{Key, Limits, Table},
 };
-use crate::{Refusal, Subnet, context::Context};
+use crate::{
+    Refusal, Subnet,
+    context::Context,
+    routing::App,
+    wake::{self, Outlook},
+    wish::Wish,
+};
 
 /// How often silent flows are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
@@ -95,7 +101,7 @@ impl Door {
             self.flows.insert(key, flow, now);
         }
         if let Some(flow) = self.flows.find(&key, now) {
-            flow.send(&self.context, batch, which);
+            flow.send(&self.context, batch, which, now);
         }
     }
 
@@ -113,11 +119,26 @@ impl Door {
         let close: Vec<_> = ready.iter().filter(|candidate| Some(candidate.region) == closest).collect();
         let client = SocketAddr::new(key.0.ip().to_canonical(), key.0.port());
         let Some(place) = choose(close.iter().map(|candidate| candidate.route.id.as_str()), client) else {
-            let (name, machines) = (app.route.name.clone(), app.machines_in_words());
-            let refusal = Refusal::NoMachine { app: name, wanted: String::new(), machines };
-            context.journal.refused(&app.state, &refusal, &format!("(datagram to port {})", self.port));
+            self.nobody_for(app);
             return None;
         };
         Flow::open(context, &self.socket, key, app.state.clone(), close[place].target.clone())
+    }
+
+    /// A datagram found no machine: one that sleeps is woken. The datagram is lost, as networks lose some, and its client
+    /// sends it again.
+    fn nobody_for(&self, app: &App) {
+        let wish = Wish::default();
+        let route = app.route.datagrams.get(&self.port);
+        let refusal = match route.map(|route| wake::rouse(&self.context, app, route, &wish)) {
+            Some(Outlook::Waking) => return,
+            Some(Outlook::Failed(refusal)) => refusal,
+            Some(Outlook::Nobody) | None => Refusal::NoMachine {
+                app: app.route.name.clone(),
+                wanted: String::new(),
+                machines: app.machines_in_words(),
+            },
+        };
+        self.context.journal.refused(&app.state, &refusal, &format!("(datagram to port {})", self.port));
     }
 }

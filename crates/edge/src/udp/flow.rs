@@ -106,8 +106,9 @@ impl Flow {
     }
 
     /// Sends datagrams to the machine.
-    pub fn send(&self, context: &Context, batch: &Batch, which: Range<usize>) {
+    pub fn send(&self, context: &Context, batch: &Batch, which: Range<usize>, now: Instant) {
         let shared = &self.shared;
+        shared.target.machine.use_at(|| now);
         let bytes: usize = batch.arrived()[which.clone()].iter().map(|arrived| arrived.length).sum();
         shared.app.metrics().data_in.add(bytes as u64);
         let fd = shared.socket.as_raw_fd();

@@ -42,6 +42,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::host::Host;
+
 /// Longer than anything here takes, unless it hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// Where every program listens in its machine.
@@ -110,9 +112,9 @@ pub struct World {
     pub logs: Arc<Logs>,
     pub directory: TempDir,
     pub ip: Ipv4Addr,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
     catalog: catalog::Reader,
-    view: NodeView,
+    view: Arc<Mutex<NodeView>>,
 }
 
 impl World {
@@ -123,7 +125,7 @@ impl World {
     /// Patience for machines that are just up is off, unless a test wants it: refusals then come at once.
     pub async fn with(change: impl FnOnce(&mut EdgeOptions)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let publisher = Publisher::open(directory.path().join("catalog.jsonl"));
+        let publisher = Arc::new(Publisher::open(directory.path().join("catalog.jsonl")));
         let (logs, ip) = (Arc::new(Logs::default()), fresh_ip());
         let mut options = EdgeOptions {
             http: vec![(ip, 0).into()],
@@ -144,7 +146,7 @@ impl World {
         change(&mut options);
         let catalog = options.catalog.clone();
         let edge = Edge::start(options).await.unwrap();
-        Self { edge, logs, directory, ip, publisher, catalog, view: NodeView::default() }
+        Self { edge, logs, directory, ip, publisher, catalog, view: Arc::default() }
     }
 
     /// Another edge takes over the sockets. Returns the one that was there before, which is to retire.
@@ -186,18 +188,20 @@ impl World {
 
     /// Adds or replaces a machine in the view that will be told next.
     pub fn put(&mut self, machine: &Machine) {
-        self.view.machines.insert(machine.0.spec.id.clone(), Arc::new(machine.0.clone()));
+        let mut view = self.view.lock().unwrap();
+        view.machines.insert(machine.0.spec.id.clone(), Arc::new(machine.0.clone()));
     }
 
     pub fn remove(&mut self, machine: &Machine) {
-        self.view.machines.remove(&machine.0.spec.id);
+        self.view.lock().unwrap().machines.remove(&machine.0.spec.id);
     }
 
     /// Tells the view; the edge need not have seen it when this returns.
     pub fn tell(&mut self) -> u64 {
-        self.view.generation += 1;
-        self.publisher.apply(&self.view);
-        self.view.generation
+        let mut view = self.view.lock().unwrap();
+        view.generation += 1;
+        self.publisher.apply(&view);
+        view.generation
     }
 
     /// Tells the view and waits until the edge routes by it.
@@ -207,6 +211,14 @@ impl World {
         let mut generation = self.edge.generation();
         within(generation.wait_for(|generation| *generation == told)).await.unwrap();
         told
+    }
+
+    /// A node for these machines, which the edge asks from now on to wake them and to put them to sleep.
+    pub fn host(&self, program: Router) -> Arc<Host> {
+        let (publisher, view) = (self.publisher.clone(), self.view.clone());
+        let host = Arc::new(Host::new(publisher, view, self.edge.clone(), program));
+        self.edge.wake_by(host.clone());
+        host
     }
 
     pub fn platform(router: Router) -> PlatformHost {

@@ -183,10 +183,13 @@ pub struct Service {
     /// What to do when it is idle.
     #[schema(value_type = String)]
     pub autostop: AutoStop,
-    /// Start a stopped machine when a request comes.
+    /// How long it must have been idle for that; the platform's own time unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autostop_after: Option<GoDuration>,
+    /// Start a machine that is stopped or suspended when a request comes for which no other has room; not unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autostart: Option<bool>,
-    /// How many to keep running all the same.
+    /// How many of its process group to keep running in each region all the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_machines_running: Option<u32>,
     /// Health checks that take part in routing.

@@ -9,18 +9,28 @@ use crate::Timestamp;
 pub struct Event {
     /// A ULID; sorts by time.
     pub id: String,
-    /// What happened: `launch`, `update`, `start`, `stop`, `restart`, `exit`, `destroy`, `cordon`, `uncordon`.
+    /// What happened: `launch`, `update`, `start`, `stop`, `suspend`, `restart`, `exit`, `destroy`, `cordon`, `uncordon`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The state it led to.
     pub status: String,
-    /// Who caused it: `user`, or `dunlin` for the platform itself.
+    /// Who caused it: `user`, `proxy` for the traffic (or the want of it), or `dunlin` for the platform itself.
     pub source: String,
     /// When.
     pub timestamp: Timestamp,
     /// More about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<EventRequest>,
+}
+
+impl Event {
+    /// Whether a machine to which this happened, newest first, rests for want of traffic, and not because somebody
+    /// wanted it to.
+    pub fn rests_for_want_of_traffic(events: &[Self]) -> bool {
+        let about_running = |kind: &str| matches!(kind, "launch" | "update" | "start" | "stop" | "suspend" | "restart");
+        let newest = events.iter().find(|event| about_running(&event.kind));
+        newest.is_some_and(|event| event.source == "proxy" && matches!(event.kind.as_str(), "stop" | "suspend"))
+    }
 }
 
 /// More about an event.

@@ -11,10 +11,16 @@
 //!                        └──────────┬──────────────────┘  └─────────────────┘
 //!                                   ▼ destroy (from any state)
 //!                               destroying ─▶ destroyed
+//!
+//!               suspend                     start
+//!   started ──────────────▶ suspending ─▶ suspended ─▶ starting ─▶ started, with the memory it had
+//!                               │ cannot be                │ stop: its memory is thrown away
+//!                               ▼                          ▼
+//!                            stopping ─▶ stopped        stopped
 //! ```
 //!
-//! `created`, `started`, `stopped` and `failed` rest; the others pass by themselves and a node that restarts
-//! in one of them goes on where it stopped.
+//! `created`, `started`, `stopped`, `suspended` and `failed` rest; the others pass by themselves and a node that
+//! restarts in one of them goes on where it stopped.
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +42,10 @@ pub enum MachineState {
     Stopping,
     /// Its program has ended.
     Stopped,
+    /// Its memory is being written to the disk.
+    Suspending,
+    /// Nothing of it runs; its memory lies on the disk, and a start goes on with it.
+    Suspended,
     /// It is changing to another version of its configuration.
     Replacing,
     /// It could not be made or started; the reason is told beside it.
@@ -53,6 +63,8 @@ pub enum Action {
     Start,
     /// End its program and its virtual machine.
     Stop,
+    /// End its virtual machine and keep its memory.
+    Suspend,
     /// Stop, then start.
     Restart,
     /// Give it another version of its configuration.
@@ -83,7 +95,7 @@ pub enum Verdict {
 
 impl MachineState {
     /// Every state, in the order of a life.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Creating,
         Self::Created,
         Self::Starting,
@@ -91,6 +103,8 @@ impl MachineState {
         Self::Restarting,
         Self::Stopping,
         Self::Stopped,
+        Self::Suspending,
+        Self::Suspended,
         Self::Replacing,
         Self::Failed,
         Self::Destroying,
@@ -99,12 +113,12 @@ impl MachineState {
 
     /// Whether the machine stays in this state until something is asked of it or happens to it.
     pub fn rests(self) -> bool {
-        matches!(self, Self::Created | Self::Started | Self::Stopped | Self::Failed | Self::Destroyed)
+        matches!(self, Self::Created | Self::Started | Self::Stopped | Self::Suspended | Self::Failed | Self::Destroyed)
     }
 
     /// Whether a virtual machine may exist in this state.
     pub fn may_run(self) -> bool {
-        !matches!(self, Self::Creating | Self::Created | Self::Stopped | Self::Destroyed)
+        !matches!(self, Self::Creating | Self::Created | Self::Stopped | Self::Suspended | Self::Destroyed)
     }
 
     /// Whether `action` may happen in this state. The node finishes or abandons a passing state before it
@@ -118,18 +132,22 @@ impl MachineState {
             (S::Destroyed, _) => Deny("the machine is destroyed; create another"),
             (S::Destroying, _) => Deny("the machine is being destroyed; create another"),
 
-            (S::Created | S::Stopped | S::Failed, A::Destroy { .. }) => Accept,
+            (S::Created | S::Stopped | S::Suspended | S::Failed, A::Destroy { .. }) => Accept,
             (_, A::Destroy { force: true }) => Accept,
             (_, A::Destroy { force: false }) => {
                 Deny("the machine is still running; stop it first, or destroy it with force")
             }
 
             (S::Started | S::Starting | S::Restarting, A::Start) => Ignore,
-            (S::Created | S::Stopped | S::Failed, A::Start) => Accept,
-            (S::Creating | S::Replacing | S::Stopping, A::Start) => Accept,
+            (S::Created | S::Stopped | S::Suspended | S::Failed, A::Start) => Accept,
+            (S::Creating | S::Replacing | S::Stopping | S::Suspending, A::Start) => Accept,
 
             (S::Stopped | S::Created | S::Failed, A::Stop) => Ignore,
             (_, A::Stop) => Accept,
+
+            (S::Started, A::Suspend) => Accept,
+            (S::Suspending | S::Suspended, A::Suspend) => Ignore,
+            (_, A::Suspend) => Deny("only a started machine can be suspended; start it first"),
 
             (S::Creating, A::Restart) => Deny("the machine is still being created; wait for it"),
             (_, A::Restart) => Accept,
@@ -152,6 +170,8 @@ impl std::fmt::Display for MachineState {
             Self::Restarting => "restarting",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Suspending => "suspending",
+            Self::Suspended => "suspended",
             Self::Replacing => "replacing",
             Self::Failed => "failed",
             Self::Destroying => "destroying",
@@ -174,6 +194,7 @@ mod tests {
         prop_oneof![
             Just(Action::Start),
             Just(Action::Stop),
+            Just(Action::Suspend),
             Just(Action::Restart),
             Just(Action::Update),
             Just(Action::Signal),

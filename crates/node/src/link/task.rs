@@ -12,7 +12,7 @@ use tokio::{
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, oneshot, watch},
-    time::{Interval, MissedTickBehavior, interval, sleep},
+    time::{Instant, Interval, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,6 +30,8 @@ const GREETING_PERIOD: Duration = Duration::from_secs(1);
 const READ_BYTES: usize = 64 * 1024;
 /// While so much waits to be sent, no more commands are taken.
 const OUT_BYTES: usize = 1024 * 1024;
+/// No guest is busy for longer, unless it says so again.
+const LONGEST_BUSY: Duration = Duration::from_secs(24 * 3600);
 /// The most questions that wait for an answer.
 const MAX_INSPECTS: usize = 16;
 
@@ -238,6 +240,7 @@ impl<'a, P: Peer> Connection<'a, P> {
             }
             GuestMessage::BootFailed(failure) => self.advance(GuestPhase::Failed(failure)),
             GuestMessage::Exited(exit) => self.advance(GuestPhase::Exited(exit)),
+            GuestMessage::Busy { for_ms } => self.busy(Duration::from_millis(for_ms)),
             GuestMessage::Log(record) => self.log(record),
             GuestMessage::LogsDropped { count } => self.logs_dropped(count),
             GuestMessage::ExecCredit { stream, bytes } => self.exec(stream, |exec| exec.credit(bytes)),
@@ -269,6 +272,11 @@ impl<'a, P: Peer> Connection<'a, P> {
 
     fn advance(&mut self, phase: GuestPhase) {
         self.task.status.send_modify(|status| status.advance(phase));
+    }
+
+    fn busy(&mut self, time: Duration) {
+        let until = Instant::now() + time.min(LONGEST_BUSY);
+        self.task.status.send_modify(|status| status.busy_until = (!time.is_zero()).then_some(until));
     }
 
     /// Takes a record unless it has been taken already in an earlier session.

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     capacity::Reservation,
     checks::{Answer, Checks},
-    ledger::{Goal, Record},
+    ledger::{Goal, Record, Suspended},
     link::{Link, LinkError, LinkStatus},
 };
 
@@ -46,6 +46,8 @@ pub(super) struct Actor {
     pub(super) starts: u64,
     /// When the present start began.
     pub(super) began: Instant,
+    /// The present start goes on with kept memory.
+    pub(super) resumes: bool,
     /// Why a step that must succeed does not, while it is tried again.
     pub(super) trouble: Option<String>,
     pub(super) answers: mpsc::Sender<Answer>,
@@ -58,6 +60,10 @@ pub(super) struct Actor {
 pub(super) enum Outcome {
     /// The root filesystem is at hand, or cannot be had.
     Fetched(Result<Rootfs, String>),
+    /// Nothing is under way to it any more, but for so much that did not end in time.
+    Drained(usize),
+    /// Its memory is on the disk, or could not be written.
+    Suspended(Result<Suspended, String>),
     /// The guest was told something. What came of it shows in the link's status, unless it cannot be told anything.
     Told(Result<(), LinkError>),
     /// It broke down.
@@ -86,6 +92,8 @@ pub(super) enum Until {
     Started(u64),
     /// Nothing runs.
     Down,
+    /// Nothing runs, and nothing is about to.
+    Asleep,
     /// It is gone.
     Gone,
 }
@@ -108,6 +116,7 @@ impl Actor {
             reservation: None,
             starts: 0,
             began: Instant::now(),
+            resumes: false,
             trouble: None,
             answers,
             waiters: Vec::new(),
@@ -235,7 +244,7 @@ impl Actor {
         self.publish(MachineState::Destroyed);
         for waiter in std::mem::take(&mut self.waiters) {
             let answer = match waiter.until {
-                Until::Gone | Until::Down => Ok(()),
+                Until::Gone | Until::Down | Until::Asleep => Ok(()),
                 Until::Started(_) => Err(NodeError::NotFound(self.record.spec.id.clone())),
             };
             (waiter.reply)(answer);
@@ -244,7 +253,11 @@ impl Actor {
 
     /// Has a caller wait until the machine is there; then `value` is the answer.
     pub(super) fn wait_until<T: Send + 'static>(&mut self, until: Until, value: T, reply: Reply<T>) {
-        let reply = move |reached: Result<(), NodeError>| drop(reply.send(reached.map(|()| value)));
+        self.once(until, move |reached| drop(reply.send(reached.map(|()| value))));
+    }
+
+    /// Does something once the machine is there, or will not get there.
+    pub(super) fn once(&mut self, until: Until, reply: impl FnOnce(Result<(), NodeError>) + Send + 'static) {
         self.waiters.push(Waiter { until, reply: Box::new(reply) });
     }
 
@@ -270,6 +283,8 @@ impl Actor {
             Until::Started(_) if record.goal == Goal::Run || record.failure.is_some() => None,
             Until::Started(_) => Some(Err(given_up("another request ended it before it had started; start it again"))),
             Until::Down => record.made.is_none().then_some(Ok(())),
+            Until::Asleep if record.goal == Goal::Run => Some(Err(given_up("something came for it; it stays awake"))),
+            Until::Asleep => record.made.is_none().then_some(Ok(())),
             Until::Gone => None,
         }
     }

@@ -14,18 +14,24 @@ use super::{
     validate::{MAX_STOP_TIMEOUT, validate},
 };
 use crate::{
-    ledger::{Down, Goal},
+    ledger::{Cause, Down, Goal},
     link::Link,
 };
 
 /// How long a program may take to end where nothing else is said.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The order to go down without another word.
+const KILL: Down = Down { kill: true, signal: 0, timeout_ms: 0, drain_ms: 0, cause: Cause::Asked };
+/// The signal that nobody can refuse (signal(7)).
+const SIGKILL: i32 = 9;
 
 impl Actor {
     pub(super) async fn accept(&mut self, command: Command) {
         match command {
-            Command::Start(reply) => self.start(reply).await,
+            Command::Start(source, reply) => self.start(source, reply).await,
             Command::Stop(how, reply) => self.stop(how, reply).await,
+            Command::Suspend(reply) => self.suspend(reply).await,
+            Command::Sleep { how, why, reply } => self.sleep(how, why, reply).await,
             Command::Restart(how, reply) => self.restart(how, reply).await,
             Command::Update(spec, reply) => drop(reply.send(self.update(spec).await)),
             Command::Destroy { force, reply } => self.destroy(force, reply).await,
@@ -35,14 +41,18 @@ impl Actor {
         }
     }
 
-    async fn start(&mut self, reply: Reply<MachineState>) {
+    async fn start(&mut self, source: Source, reply: Reply<MachineState>) {
         let before = plan::state(&self.record);
         let started = self.record.made.as_ref().is_some_and(|made| made.started && !made.exited);
         match before.may(Action::Start) {
             Verdict::Deny(reason) => drop(reply.send(Err(self.denied(reason)))),
             Verdict::Ignore if started => drop(reply.send(Ok(before))),
             Verdict::Ignore => self.wait_until(Until::Started(self.starts), before, reply),
-            Verdict::Accept => match self.want_running(None).await {
+            Verdict::Accept if self.is_dozing() => {
+                let awake = self.stay_awake("it is wanted again").await;
+                drop(reply.send(awake.map(|()| before)));
+            }
+            Verdict::Accept => match self.want_running(source, None).await {
                 Ok(()) => self.wait_until(Until::Started(self.starts), before, reply),
                 Err(error) => drop(reply.send(Err(error))),
             },
@@ -81,7 +91,7 @@ impl Actor {
         let ordered = match plan::state(&self.record).may(Action::Restart) {
             Verdict::Deny(reason) => Err(self.denied(reason)),
             Verdict::Accept | Verdict::Ignore => match self.order(&how) {
-                Ok(order) => self.want_running(Some(order)).await,
+                Ok(order) => self.want_running(Source::User, Some(order)).await,
                 Err(error) => Err(error),
             },
         };
@@ -95,7 +105,7 @@ impl Actor {
     }
 
     /// Changes the goal to a running program; what runs now goes down first if there is an order.
-    async fn want_running(&mut self, order: Option<Down>) -> Result<(), NodeError> {
+    async fn want_running(&mut self, source: Source, order: Option<Down>) -> Result<(), NodeError> {
         self.reserve()?;
         let running = self.record.made.is_some();
         let kind = if order.is_some() { "restart" } else { "start" };
@@ -105,7 +115,7 @@ impl Actor {
             if let Some(order) = order.filter(|_| running) {
                 record.down = Some(order);
             }
-            record.note(kind, "starting", Source::User, None);
+            record.note(kind, "starting", source, None);
         })
         .await
     }
@@ -159,7 +169,7 @@ impl Actor {
                 let running = self.record.made.is_some();
                 let destroy = self.commit(|record| {
                     (record.goal, record.next_spec, record.respawn) = (Goal::Gone, None, None);
-                    record.down = running.then_some(Down { kill: true, signal: 0, timeout_ms: 0 });
+                    record.down = running.then_some(KILL);
                     record.note("destroy", "destroying", Source::User, None);
                 });
                 destroy.await
@@ -220,14 +230,15 @@ impl Actor {
 
     /// Stops the machine without changing what it is meant to do: the next start of the node starts it again.
     pub(super) async fn stop_for_now(&mut self) {
-        let order = self.order(&StopRequest::default()).unwrap_or(Down { kill: true, signal: 0, timeout_ms: 0 });
+        // The edge has let go of all traffic before.
+        let order = self.order(&StopRequest::default()).map_or(KILL, |order| Down { drain_ms: 0, ..order });
         if let Err(error) = self.commit(|record| record.down = Some(order)).await {
             tracing::error!(machine = %self.record.spec.id, %error, "the machine cannot be stopped");
         }
     }
 
     /// How the machine goes down: as asked, else as configured, else as the image says.
-    fn order(&self, how: &StopRequest) -> Result<Down, NodeError> {
+    pub(super) fn order(&self, how: &StopRequest) -> Result<Down, NodeError> {
         let config = &self.record.spec.config.stop_config;
         let signal = match how.signal.as_deref().filter(|signal| !signal.is_empty()) {
             Some(name) => signal_number(name).map_err(NodeError::Invalid)?,
@@ -236,17 +247,19 @@ impl Actor {
         let configured = config.timeout.map(|timeout| timeout.0);
         let timeout = how.timeout.filter(|timeout| !timeout.is_zero()).or(configured).unwrap_or(STOP_TIMEOUT);
         let timeout_ms = timeout.min(MAX_STOP_TIMEOUT).as_millis() as u64;
-        Ok(Down { kill: false, signal, timeout_ms })
+        // Whoever wants it killed does not want to wait.
+        let drain_ms = if signal == SIGKILL { 0 } else { timeout_ms };
+        Ok(Down { kill: false, signal, timeout_ms, drain_ms, cause: Cause::Asked })
     }
 
     /// A program that has been asked to end is asked again where the order has changed.
-    fn reconsider_asking(&mut self) {
+    pub(super) fn reconsider_asking(&mut self) {
         if matches!(self.facts.vm, Vm::Asked(_)) {
             (self.facts.vm, self.errand) = (Vm::Running, None);
         }
     }
 
-    fn denied(&self, reason: &str) -> NodeError {
+    pub(super) fn denied(&self, reason: &str) -> NodeError {
         let state = plan::state(&self.record);
         NodeError::Denied { machine: self.record.spec.id.clone(), state, reason: reason.into() }
     }

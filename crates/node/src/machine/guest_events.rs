@@ -54,12 +54,15 @@ impl Actor {
                 self.facts.rootfs = Have::No;
                 self.fail(&reason).await;
             }
+            Outcome::Drained(left) => self.drained(left).await,
+            Outcome::Suspended(written) => self.memory_written(written).await,
             Outcome::Told(Err(error)) if self.facts.vm == Vm::Booting && error != LinkError::Gone => {
                 self.fail(&error.to_string()).await;
             }
             Outcome::Told(_) => {}
             Outcome::Lost => {
                 self.facts.rootfs = if self.rootfs.is_some() { Have::Yes } else { Have::No };
+                self.forget_errand();
                 self.fail("the host made a mistake; see its log").await;
             }
         }
@@ -77,6 +80,12 @@ impl Actor {
         }
         self.starts += 1;
         self.start_checks();
+        if std::mem::take(&mut self.resumes)
+            && let Some(link) = self.link.clone()
+        {
+            // Its clock stood still while it was suspended.
+            self.send_off(async move { Outcome::Told(link.set_clock(kit::clock::unix_ns()).await) });
+        }
     }
 
     async fn note_start(&mut self) -> bool {
@@ -185,7 +194,9 @@ impl Actor {
     /// The VMM has ended.
     async fn vm_ended(&mut self) {
         let started = self.record.made.as_ref().is_some_and(|made| made.started);
-        if started {
+        if self.record.suspended.is_some() {
+            // It has been ended, now that its memory is kept.
+        } else if started {
             self.program_ended(None).await;
         } else {
             self.fail("the virtual machine ended before its program was started").await;
@@ -212,13 +223,16 @@ impl Actor {
         if self.record.failure.is_some() || self.record.goal == Goal::Gone {
             return;
         }
+        if self.resumes && self.record.goal == Goal::Run {
+            return self.start_anew(reason);
+        }
+        self.forget_errand();
         let mut reason = reason.to_owned();
         let console = console_tail(&self.console_log(), CONSOLE_BYTES);
         if with_console && self.facts.vm != Vm::Absent && !console.trim().is_empty() {
             reason.push_str(&format!("; the end of its console: {}", console.trim()));
         }
         let reason = bounded(&reason);
-        self.errand = None;
         let again = self.try_again();
         let noted = self.commit(|record| {
             record.note("start", "failed", Source::Platform, because(&reason));
@@ -236,6 +250,17 @@ impl Actor {
             (self.record.goal, self.record.failure) = (Goal::Rest, Some(reason.clone()));
         }
         self.host.say(&self.record.spec, format!("Machine failed to start: {reason}"));
+    }
+
+    /// Nothing runs beside the task any more, and nothing is waited for that it would have told.
+    fn forget_errand(&mut self) {
+        self.errand = None;
+        if self.facts.drained == Have::Maybe {
+            self.facts.drained = Have::Yes;
+        }
+        if self.facts.vm == Vm::Suspending {
+            self.facts.vm = Vm::Dead;
+        }
     }
 
     /// When a start that nobody waits for is tried again, if it is.

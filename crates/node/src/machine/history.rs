@@ -19,8 +19,20 @@ const MAX_REASON_BYTES: usize = 4096;
 pub enum Source {
     /// Someone who asked for it.
     User,
+    /// Its traffic, or the want of it.
+    Proxy,
     /// The platform itself.
     Platform,
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Proxy => "proxy",
+            Self::Platform => "dunlin",
+        }
+    }
 }
 
 impl Record {
@@ -31,7 +43,7 @@ impl Record {
             id: model::id::ulid(now, random::bytes()),
             kind: kind.into(),
             status: status.into(),
-            source: if source == Source::User { "user" } else { "dunlin" }.into(),
+            source: source.name().into(),
             timestamp: Timestamp(now),
             request,
         };

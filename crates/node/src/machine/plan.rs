@@ -5,11 +5,16 @@
 //!
 //! ```text
 //!   up:    fetch ─▶ declare ─▶ overlay ─▶ tap ─▶ firewall ─▶ cgroup ─▶ launch ─▶ (hello) ─▶ boot ─▶ (started) ─▶ rest
-//!   down:  ask ─▶ (exited) ─▶ power off ─▶ (ended) ─▶ kill ─▶ uncgroup ─▶ close firewall ─▶ untap ─▶ unoverlay ─▶ undeclare
-//!   then:  replace (another spec) · land (the order to go down is fulfilled) · erase (destroyed) · rest
+//!   down:  drain ─▶ (drained) ─▶ ask ─▶ (exited) ─▶ power off ─▶ (ended) ─▶ kill ─▶ uncgroup ─▶ close firewall ─▶ untap
+//!          ─▶ unoverlay ─▶ undeclare
+//!   to be suspended, in place of `ask` to `(ended)`:  suspend ─▶ (written); the writable layer stays
+//!   then:  discard (kept memory that nobody wants) · replace (another spec) · land (the order to go down is fulfilled) ·
+//!          erase (destroyed) · rest
 //! ```
 //!
-//! Names in parentheses are waits: something must happen, or a deadline pass.
+//! Names in parentheses are waits: something must happen, or a deadline pass. Whoever goes down, and why ever: its
+//! traffic is taken away (its state says so), what is under way ends, long-lived connections are asked to close (the
+//! edge does so while it drains), and only then its program is asked to end.
 
 use model::{Timestamp, machine::MachineState};
 
@@ -43,6 +48,8 @@ pub enum Vm {
     Booting,
     /// Its program runs.
     Running,
+    /// Its memory is being written to the disk.
+    Suspending,
     /// Its program has been asked to end; all of it is killed when this moment has passed.
     Asked(Timestamp),
     /// Its program has ended, the virtual machine not yet.
@@ -66,6 +73,8 @@ pub struct Facts {
     pub firewall: Have,
     /// The cgroup.
     pub cgroup: Have,
+    /// Nothing is under way to it any more, or has been given up; `Maybe` while that is waited for.
+    pub drained: Have,
     /// The virtual machine.
     pub vm: Vm,
     /// When the guest's start is given up.
@@ -97,6 +106,10 @@ pub enum Step {
     Boot,
     /// The guest did not come up in time.
     GiveUp,
+    /// Wait until nothing is under way to it any more.
+    Drain,
+    /// Write its memory to the disk.
+    Suspend,
     /// Ask the program to end.
     Ask,
     /// The program has ended: have the guest put its disks in order and power off.
@@ -113,6 +126,8 @@ pub enum Step {
     RemoveOverlay,
     /// Write down that nothing is left.
     Undeclare,
+    /// Throw its kept memory away.
+    Discard,
     /// Put the next spec in force.
     Replace,
     /// The order to go down is fulfilled.
@@ -124,7 +139,10 @@ pub enum Step {
 impl Vm {
     /// Whether it can only end.
     fn is_lost(self) -> bool {
-        matches!(self, Self::Unknown | Self::Asked(_) | Self::Over | Self::PoweringOff(_) | Self::Dead)
+        matches!(
+            self,
+            Self::Unknown | Self::Suspending | Self::Asked(_) | Self::Over | Self::PoweringOff(_) | Self::Dead
+        )
     }
 }
 
@@ -143,6 +161,8 @@ impl Step {
             Self::Launch => "launch",
             Self::Boot => "boot",
             Self::GiveUp => "give-up",
+            Self::Drain => "drain",
+            Self::Suspend => "suspend",
             Self::Ask => "ask",
             Self::PowerOff => "power-off",
             Self::Kill => "kill",
@@ -151,6 +171,7 @@ impl Step {
             Self::RemoveTap => "remove-tap",
             Self::RemoveOverlay => "remove-overlay",
             Self::Undeclare => "undeclare",
+            Self::Discard => "discard",
             Self::Replace => "replace",
             Self::Land => "land",
             Self::Erase => "erase",
@@ -210,7 +231,7 @@ fn go_up(record: &Record, facts: &Facts, now: Timestamp) -> Step {
         Vm::Silent | Vm::Booting if now >= facts.boot_deadline => return Step::GiveUp,
         Vm::Silent | Vm::Booting => return Step::Wait(Some(facts.boot_deadline)),
         Vm::Running => return Step::Wait(None),
-        Vm::Absent | Vm::Unknown | Vm::Asked(_) | Vm::Over | Vm::PoweringOff(_) | Vm::Dead => {}
+        Vm::Absent | Vm::Unknown | Vm::Suspending | Vm::Asked(_) | Vm::Over | Vm::PoweringOff(_) | Vm::Dead => {}
     }
     let undeclared = record.made.is_none();
     match () {
@@ -226,7 +247,9 @@ fn go_up(record: &Record, facts: &Facts, now: Timestamp) -> Step {
 
 fn go_down(record: &Record, facts: &Facts, now: Timestamp) -> Step {
     if record.made.is_none() {
+        let wanted = record.next_spec.is_none() && matches!(record.goal, Goal::Run | Goal::Suspend);
         return match record.goal {
+            _ if record.suspended.is_some() && !wanted => Step::Discard,
             _ if record.next_spec.is_some() => Step::Replace,
             _ if record.down.is_some() => Step::Land,
             Goal::Gone => Step::Erase,
@@ -235,21 +258,33 @@ fn go_down(record: &Record, facts: &Facts, now: Timestamp) -> Step {
     }
     let kill_at_once = record.down.as_ref().is_none_or(|down| down.kill);
     match facts.vm {
-        Vm::Running if !kill_at_once => Step::Ask,
+        Vm::Running if !kill_at_once => take_leave(record, facts),
+        Vm::Suspending if !kill_at_once => Step::Wait(None),
         Vm::Over => Step::PowerOff,
         Vm::Asked(deadline) if now < deadline && !kill_at_once => Step::Wait(Some(deadline)),
         Vm::PoweringOff(deadline) if now < deadline => Step::Wait(Some(deadline)),
-        Vm::Absent => clear_away(facts),
+        Vm::Absent => clear_away(record, facts),
         _ => Step::Kill,
     }
 }
 
-fn clear_away(facts: &Facts) -> Step {
+/// A program that runs goes in good order.
+fn take_leave(record: &Record, facts: &Facts) -> Step {
+    let drains = record.down.as_ref().is_some_and(|down| down.drain_ms > 0);
+    match facts.drained {
+        Have::No if drains => Step::Drain,
+        Have::Maybe => Step::Wait(None),
+        _ if record.goal == Goal::Suspend => Step::Suspend,
+        _ => Step::Ask,
+    }
+}
+
+fn clear_away(record: &Record, facts: &Facts) -> Step {
     match () {
         () if facts.cgroup != Have::No => Step::RemoveCgroup,
         () if facts.firewall != Have::No => Step::CloseFirewall,
         () if facts.tap != Have::No => Step::RemoveTap,
-        () if facts.overlay != Have::No => Step::RemoveOverlay,
+        () if facts.overlay != Have::No && record.suspended.is_none() => Step::RemoveOverlay,
         () => Step::Undeclare,
     }
 }
@@ -268,6 +303,10 @@ pub fn state(record: &Record) -> MachineState {
         (Goal::Run, _) if record.down.is_some() => S::Stopping,
         (Goal::Run, Some(true)) => S::Started,
         (Goal::Run, _) => S::Starting,
+        (Goal::Suspend, Some(true)) => S::Suspending,
+        (Goal::Suspend, Some(false)) => S::Stopping,
+        (Goal::Suspend, None) if record.suspended.is_some() => S::Suspended,
+        (Goal::Suspend, None) => S::Stopped,
         (Goal::Rest, Some(true)) => S::Stopping,
         (Goal::Rest, Some(false)) => {
             if record.failure.is_some() {

@@ -55,6 +55,8 @@ impl Actor {
         match step {
             Step::Wait(_) => {}
             Step::Fetch => self.fetch(),
+            Step::Drain => self.drain(),
+            Step::Suspend => self.write_memory(),
             Step::Ask => self.ask(),
             Step::PowerOff => self.power_off(),
             Step::Boot => self.boot().await,
@@ -81,6 +83,11 @@ impl Actor {
             Step::Declare => self.declare().await,
             Step::Overlay => {
                 let made = self.made()?;
+                // Kept memory goes on with the layer that it knows.
+                if self.record.suspended.is_some() {
+                    self.facts.overlay = Have::Yes;
+                    return Ok(());
+                }
                 self.host.disks.make_overlay(&made.overlay, made.uid).await.map_err(|error| words(&error))?;
                 self.facts.overlay = Have::Yes;
                 Ok(())
@@ -130,6 +137,7 @@ impl Actor {
                     self.reservation = None;
                 }
             }
+            Step::Discard => self.discard().await?,
             Step::Replace => self.replace().await?,
             Step::Land => self.commit(|record| record.down = None).await.map_err(|error| words(&error))?,
             _ => self.erase()?,
@@ -194,9 +202,12 @@ impl Actor {
     /// Writes down all that the start will make.
     async fn declare(&mut self) -> Taken {
         self.reserve().map_err(|error| words(&error))?;
+        if self.record.suspended.is_some() && self.kept_memory().is_none() {
+            self.discard().await?;
+        }
         let id = &self.record.spec.id;
         let made = Made {
-            boot_id: kit::random::token(),
+            boot_id: self.record.suspended.as_ref().map_or_else(kit::random::token, |kept| kept.boot_id.clone()),
             tap: self.host.network.tap_name(self.record.slot),
             uid: self.uid(),
             cgroups: self.host.cgroups.directories(id),
@@ -209,14 +220,21 @@ impl Actor {
         let declared = self.commit(|record| (record.made, record.respawn) = (Some(made), None));
         declared.await.map_err(|error| words(&error))?;
         self.facts = Facts { rootfs: self.facts.rootfs, ..Facts::default() };
-        self.host.say(&self.record.spec, "Starting machine");
+        let verb = if self.record.suspended.is_some() { "Resuming" } else { "Starting" };
+        self.host.say(&self.record.spec, format!("{verb} machine"));
         Ok(())
     }
 
     async fn launch(&mut self) -> Taken {
         let plan = self.vm_plan()?;
+        self.resumes = plan.memory.is_some();
+        if self.resumes {
+            // Once it runs, what is kept does not fit the writable layer any more.
+            self.commit(|record| record.suspended = None).await.map_err(|error| words(&error))?;
+        }
         self.facts.vm = Vm::Unknown;
         let launched = self.host.vmm.launch(&plan).await;
+        plan.memory.iter().for_each(|memory| drop(std::fs::remove_file(memory)));
         let vm = launched.map_err(|error| words(&error))?;
         self.host.probe.tell("launched");
         let (record, isolation) = (vm.record.clone(), self.host.vmm.isolation());
@@ -251,7 +269,14 @@ impl Actor {
             nic: Some(Nic { tap: Some(made.tap.clone()), mac: net::mac_of(&spec.id) }),
             cgroup_procs: made.cgroups.iter().map(|directory| directory.join("cgroup.procs")).collect(),
             user: VmUser { uid: made.uid, gid: made.uid },
+            memory: self.kept_memory(),
         })
+    }
+
+    /// The memory to go on with, if there is any that this host's driver can read.
+    fn kept_memory(&self) -> Option<PathBuf> {
+        let kept = self.record.suspended.as_ref().filter(|kept| kept.isolation == self.host.vmm.isolation());
+        kept.map(|kept| kept.memory.clone())
     }
 
     /// Opens the link to a VM that runs; from now on the guest has until the deadline to be up.
@@ -337,7 +362,8 @@ impl Actor {
         if let Some(vm) = known {
             vm.process.kill().await.map_err(|error| format!("the virtual machine does not end: {}", Report(&error)))?;
         }
-        if self.record.made.as_ref().is_some_and(|made| made.started && !made.exited) {
+        let ran = self.record.made.as_ref().is_some_and(|made| made.started && !made.exited);
+        if ran && self.record.suspended.is_none() {
             self.program_ended(None).await;
         }
         (self.link, self.status) = (None, None);
@@ -373,7 +399,7 @@ impl Actor {
         Ok(())
     }
 
-    fn send_off(&mut self, errand: impl Future<Output = Outcome> + Send + 'static) {
+    pub(super) fn send_off(&mut self, errand: impl Future<Output = Outcome> + Send + 'static) {
         self.errand = Some(AbortOnDropHandle::new(tokio::spawn(errand)));
     }
 
@@ -391,7 +417,7 @@ impl Actor {
         self.host.first_uid + self.record.slot
     }
 
-    fn directory(&self) -> PathBuf {
+    pub(super) fn directory(&self) -> PathBuf {
         self.host.ledger.directory(&self.record.spec.id)
     }
 

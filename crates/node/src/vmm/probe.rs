@@ -47,6 +47,7 @@ pub(super) async fn boots(
         disks: Vec::new(),
         nic: None,
         cgroup_procs: Vec::new(),
+        memory: None,
         user,
     };
     let outcome = match vmm.launch(&plan).await {

@@ -37,6 +37,7 @@ use super::{
 };
 
 pub(super) mod command;
+mod memory;
 mod qmp;
 mod tap;
 pub(super) mod template;
@@ -118,6 +119,9 @@ impl Vmm for Qemu {
     }
 
     async fn launch(&self, plan: &VmPlan) -> Result<Vm, VmmError> {
+        if let Some(memory) = &plan.memory {
+            return self.go_on(plan, memory::open(memory)?).await;
+        }
         if let Some(state) = self.templates.fitting(plan, self) {
             match self.go_on(plan, state).await {
                 Ok(vm) => return Ok(vm),
@@ -129,6 +133,10 @@ impl Vmm for Qemu {
             }
         }
         self.boot(plan).await
+    }
+
+    async fn suspend(&self, vm: &VmRecord, memory: &Path) -> Result<(), VmmError> {
+        memory::write(vm, memory).await
     }
 
     async fn prepare_for(&self, plan: &VmPlan) -> Result<(), VmmError> {

@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use api::internal::{Launch, Node, NodeError, StopRequest};
+use api::internal::{Idleness, Launch, Nap, Node, NodeError, StopRequest, Wake};
 use model::{
     GoDuration, MachineId,
-    machine::{FileSpec, MachineSpec, MachineState, Observed, RestartPolicy, SealedSecrets, StopConfig},
+    machine::{Event, FileSpec, MachineSpec, MachineState, Observed, RestartPolicy, SealedSecrets, Sleep, StopConfig},
 };
 use node::StepProbe;
 use tokio::runtime::Runtime;
@@ -374,6 +374,98 @@ fn a_record_that_cannot_be_read_takes_no_other_machine_down() {
         assert_eq!(world.exec(&spec.id, "pid").await, pid);
         assert!(poisoned.exists(), "it is left alone");
         std::fs::remove_dir_all(&poisoned).unwrap();
+        world
+    });
+}
+
+const IDLE: Idleness = Idleness::Idle(Duration::from_secs(60));
+
+#[test]
+fn a_machine_that_sleeps_stays_so_until_it_is_woken() {
+    with_world("a_machine_that_sleeps_stays_so_until_it_is_woken", |world| async {
+        let (spec, node) = (machine(1, "serve"), &world.node);
+        let id = &spec.id;
+        started(&world, &spec).await;
+        assert_eq!(node.sleep(id, Sleep::Stopped, IDLE).await.unwrap(), Nap::Asleep);
+        let asleep = world.seen(id).unwrap();
+        assert_eq!(asleep.state, MachineState::Stopped);
+        assert!(Event::rests_for_want_of_traffic(&asleep.events), "{:?}", asleep.events);
+        assert_eq!(node.sleep(id, Sleep::Stopped, IDLE).await.unwrap(), Nap::Asleep, "it is so already");
+
+        node.wake(id).await.unwrap();
+        let awake = world.seen(id).unwrap();
+        assert_eq!(awake.state, MachineState::Started);
+        assert!(!Event::rests_for_want_of_traffic(&awake.events));
+        node.stop(id, StopRequest::default()).await.unwrap();
+        assert!(!Event::rests_for_want_of_traffic(&world.seen(id).unwrap().events), "somebody wanted it to rest");
+        assert!(world.messages().iter().any(|line| line.contains("nothing to do for 1m0s and is stopped")));
+        world
+    });
+}
+
+#[test]
+fn a_driver_that_keeps_no_memory_stops_instead_and_says_so() {
+    with_world("a_driver_that_keeps_no_memory_stops_instead_and_says_so", |world| async {
+        let (spec, node) = (machine(1, "serve"), &world.node);
+        let id = &spec.id;
+        started(&world, &spec).await;
+        node.suspend(id).await.unwrap();
+        assert_eq!(world.seen(id).unwrap().state, MachineState::Stopped);
+        node.start(id).await.unwrap();
+        assert_eq!(node.sleep(id, Sleep::Suspended, IDLE).await.unwrap(), Nap::Asleep);
+        assert_eq!(world.seen(id).unwrap().state, MachineState::Stopped);
+        let told = world.messages().iter().filter(|line| line.contains("cannot be suspended and is stopped")).count();
+        assert_eq!(told, 2, "{:?}", world.messages());
+        let denied = node.suspend(id).await.unwrap_err();
+        assert!(matches!(denied, NodeError::Denied { .. }), "{denied}");
+        world
+    });
+}
+
+#[test]
+fn a_program_that_says_it_is_busy_is_not_put_to_sleep() {
+    with_world("a_program_that_says_it_is_busy_is_not_put_to_sleep", |world| async {
+        let (spec, node) = (machine(1, "serve"), &world.node);
+        let id = &spec.id;
+        started(&world, &spec).await;
+        world.run(id, &["busy", "600000"]).await;
+        let nap = node.sleep(id, Sleep::Stopped, IDLE).await.unwrap();
+        assert!(matches!(nap, Nap::Busy(left) if left > Duration::from_secs(500)), "{nap:?}");
+        assert_eq!(world.seen(id).unwrap().state, MachineState::Started);
+        world.run(id, &["busy", "0"]).await;
+        assert_eq!(node.sleep(id, Sleep::Stopped, IDLE).await.unwrap(), Nap::Asleep);
+        world
+    });
+}
+
+#[test]
+fn what_is_still_under_way_keeps_a_machine_awake_but_does_not_refuse_a_stop() {
+    with_world("what_is_still_under_way_keeps_a_machine_awake_but_does_not_refuse_a_stop", |world| async {
+        let (spec, node) = (machine(1, "serve"), &world.node);
+        let id = &spec.id;
+        started(&world, &spec).await;
+        let pid = world.exec(id, "pid").await;
+        world.traffic.set(id, 1);
+        assert_eq!(node.sleep(id, Sleep::Stopped, IDLE).await.unwrap(), Nap::Disturbed);
+        assert_eq!(world.seen(id).unwrap().state, MachineState::Started);
+        assert_eq!(world.exec(id, "pid").await, pid, "it has not been touched");
+
+        // A request that comes while the last ones end calls it back at once.
+        world.traffic.hold();
+        let falling = node.sleep(id, Sleep::Stopped, IDLE);
+        let (nap, ()) = tokio::join!(falling, async {
+            world.until(id, is(MachineState::Stopping)).await;
+            node.wake(id).await.unwrap();
+        });
+        assert_eq!(nap.unwrap(), Nap::Disturbed);
+        assert_eq!(world.exec(id, "pid").await, pid, "it has not been touched");
+
+        world.traffic.set(id, 2);
+        world.traffic.release();
+        node.stop(id, StopRequest::default()).await.unwrap();
+        assert_eq!(world.seen(id).unwrap().state, MachineState::Stopped);
+        let asked = world.traffic.asked();
+        assert_eq!(asked.last().map(|(id, state)| (id, *state)), Some((id, MachineState::Stopping)));
         world
     });
 }

@@ -129,6 +129,11 @@ impl Guest {
                 self.exit(Exit { signal, ..Exit::default() })
             }
             HostMessage::Signal { signal } => self.exit(Exit { signal, ..Exit::default() }),
+            HostMessage::ExecStart { stream, spec } if spec.argv[0] == "busy" => {
+                let mut told = vec![GuestMessage::Busy { for_ms: spec.argv[1].parse().unwrap() }];
+                told.extend(self.exec(stream, &spec.argv));
+                told
+            }
             HostMessage::ExecStart { stream, spec } => self.exec(stream, &spec.argv),
             _ => Vec::new(),
         }

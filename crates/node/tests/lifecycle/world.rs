@@ -1,24 +1,25 @@
 //! What the tests share: a network of their own, a node with its surroundings, machines, and the search for leftovers.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     time::Duration,
 };
 
-use api::internal::{ExecEvent, ExecRequest, ImageError, LogSink, Node, NodeView, Rootfs, RootfsSource};
+use api::internal::{Drain, ExecEvent, ExecRequest, ImageError, LogSink, Node, NodeView, Rootfs, RootfsSource};
 use async_trait::async_trait;
 use kit::seal::SealingKey;
 use model::{
     ImageConfig, ImageSpec, MachineId,
     log::LogRecord,
-    machine::{MachineSpec, Observed},
+    machine::{MachineSpec, MachineState, Observed},
 };
 use node::{LocalNode, Machinery, NodeOptions, StepProbe, kernel::GuestKernel};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use crate::vm::Double;
 
@@ -114,12 +115,58 @@ impl RootfsSource for Images {
     }
 }
 
+/// The traffic of machines: what is still under way when the time to drain is over.
+pub struct Traffic {
+    left: Mutex<BTreeMap<MachineId, usize>>,
+    /// Draining ends.
+    ends: watch::Sender<bool>,
+    /// Who was drained, and what it did as far as everybody could see.
+    asked: Mutex<Vec<(MachineId, MachineState)>>,
+    node: OnceLock<Arc<LocalNode>>,
+}
+
+impl Traffic {
+    fn new() -> Arc<Self> {
+        let (left, asked, node) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        Arc::new(Self { left, ends: watch::Sender::new(true), asked, node })
+    }
+
+    pub fn set(&self, id: &MachineId, left: usize) {
+        self.left.lock().unwrap().insert(id.clone(), left);
+    }
+
+    /// From now on draining does not end.
+    pub fn hold(&self) {
+        self.ends.send_replace(false);
+    }
+
+    pub fn release(&self) {
+        self.ends.send_replace(true);
+    }
+
+    pub fn asked(&self) -> Vec<(MachineId, MachineState)> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Drain for Traffic {
+    async fn drained(&self, id: &MachineId, generation: u64, _: Duration) -> usize {
+        let view = self.node.get().unwrap().observe().borrow().clone();
+        assert!(view.generation >= generation, "what it shall have seen is published");
+        self.asked.lock().unwrap().push((id.clone(), view.machines[id].state));
+        self.ends.subscribe().wait_for(|ends| *ends).await.unwrap();
+        self.left.lock().unwrap().get(id).copied().unwrap_or_default()
+    }
+}
+
 /// A node and what is around it.
 pub struct World {
     pub directory: PathBuf,
     pub node: Arc<LocalNode>,
     pub log: Arc<Log>,
     pub key: SealingKey,
+    pub traffic: Arc<Traffic>,
 }
 
 impl World {
@@ -146,9 +193,13 @@ impl World {
         let images = Arc::new(Images(directory.to_owned()));
         let region = "local".parse().unwrap();
         let options = NodeOptions::new(directory.to_owned(), region, machinery, key.clone(), images, log.clone());
-        let options = NodeOptions { tag: tag().parse().unwrap(), overlay_size_gb: 1, boot_timeout, probe, ..options };
+        let traffic = Traffic::new();
+        let drain = traffic.clone();
+        let tag = tag().parse().unwrap();
+        let options = NodeOptions { tag, overlay_size_gb: 1, boot_timeout, probe, drain, ..options };
         let node = LocalNode::open(options).await.unwrap();
-        Self { directory: directory.to_owned(), node, log, key }
+        let _ = traffic.node.set(node.clone());
+        Self { directory: directory.to_owned(), node, log, key, traffic }
     }
 
     pub fn seen(&self, id: &MachineId) -> Option<Arc<Observed>> {

@@ -97,6 +97,7 @@ impl Host {
             nic: None,
             cgroup_procs: Vec::new(),
             user: user(),
+            memory: None,
         }
     }
 

@@ -93,6 +93,38 @@ async fn a_vm_outlives_every_handle_and_is_adopted_by_its_record_or_by_its_name(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_goes_on_with_the_memory_that_was_kept() {
+    let host = host_or_skip!("a_guest_goes_on_with_the_memory_that_was_kept");
+    let (qemu, mut plan) = (host.qemu().await, host.plan());
+    let vm = qemu.launch(&plan).await.unwrap();
+    let record = vm.record.clone();
+    let (link, logs) = host.link(vm);
+    host.boot(&link, SERVE).await;
+    logs.wait_for("ready").await;
+    let before = shell(&link, "echo kept > /kept; echo 5 > /dev/shm/number; cat /proc/sys/kernel/random/boot_id").await;
+    link.close().await;
+
+    let memory = host.data().join("memory");
+    let begun = Instant::now();
+    qemu.suspend(&record, &memory).await.unwrap();
+    eprintln!("{} MiB written in {:?}", fs::metadata(&memory).unwrap().len() >> 20, begun.elapsed());
+    record.process.kill().await.unwrap();
+    vmm::clear(&plan.dir).unwrap();
+
+    plan.memory = Some(memory);
+    let begun = Instant::now();
+    let (link, _) = host.link(qemu.launch(&plan).await.unwrap());
+    host.reach(&link, |status| status.guest == GuestPhase::Running).await;
+    eprintln!("goes on after {:?}", begun.elapsed());
+    assert_eq!(shell(&link, "cat /proc/sys/kernel/random/boot_id").await, before);
+    assert_eq!(shell(&link, "cat /kept /dev/shm/number").await, (0, "kept\n5\n".to_owned()));
+    let exit = timeout(PATIENCE, link.stop(0, Duration::from_secs(30))).await.unwrap().unwrap();
+    assert_eq!(exit.code, 3, "its program is the one that was started then");
+    link.power_off().await.unwrap();
+    host.reach(&link, |status| status.session == Session::Gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vmm_that_refuses_says_why_and_leaves_nothing() {
     let host = host_or_skip!("a_vmm_that_refuses_says_why_and_leaves_nothing");
     let qemu = host.qemu().await;

@@ -288,6 +288,16 @@ impl Node for Host {
         Ok(())
     }
 
+    async fn suspend(&self, id: &MachineId) -> Result<(), NodeError> {
+        self.gate(Side::Before).await;
+        self.with(id, Some(Action::Suspend), |observed| {
+            halt(observed);
+            observed.state = MachineState::Suspended;
+        })?;
+        self.gate(Side::After).await;
+        Ok(())
+    }
+
     async fn restart(&self, id: &MachineId, _: StopRequest) -> Result<(), NodeError> {
         self.gate(Side::Before).await;
         let restart = |observed: &mut Observed| {

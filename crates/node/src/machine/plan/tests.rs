@@ -4,7 +4,7 @@ use model::machine::{MachineSpec, MachineState};
 use proptest::prelude::*;
 
 use super::*;
-use crate::ledger::{Down, Made};
+use crate::ledger::{Cause, Down, Made, Suspended};
 
 /// What is really there, whatever the process knows.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -14,6 +14,7 @@ struct Host {
     firewall: bool,
     cgroup: bool,
     vm: bool,
+    memory: bool,
 }
 
 struct World {
@@ -21,6 +22,8 @@ struct World {
     record: Record,
     facts: Facts,
     now: Timestamp,
+    /// The VM was launched with kept memory.
+    resumes: bool,
     erased: bool,
 }
 
@@ -36,6 +39,13 @@ enum Event {
     Stop {
         kill: bool,
     },
+    Suspend {
+        cause: Cause,
+    },
+    /// It falls asleep.
+    Sleep,
+    /// Something is still under way to a machine that is drained, when its time is over.
+    Disturb,
     Restart,
     Update,
     Destroy,
@@ -55,6 +65,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => any::<bool>().prop_map(|after_effect| Event::Crash { after_effect }),
         1 => Just(Event::Start),
         1 => any::<bool>().prop_map(|kill| Event::Stop { kill }),
+        2 => any::<bool>().prop_map(|idle| Event::Suspend { cause: if idle { Cause::Idle } else { Cause::Asked } }),
+        1 => Just(Event::Sleep),
+        1 => Just(Event::Disturb),
         1 => Just(Event::Restart),
         1 => Just(Event::Update),
         1 => Just(Event::Destroy),
@@ -78,7 +91,7 @@ impl World {
     fn new(goal: Goal) -> Self {
         let now = Timestamp(1_000_000);
         let record = Record::new(spec(), 1, goal, false, now);
-        Self { host: Host::default(), record, facts: Facts::default(), now, erased: false }
+        Self { host: Host::default(), record, facts: Facts::default(), now, resumes: false, erased: false }
     }
 
     fn step(&self) -> Step {
@@ -87,7 +100,8 @@ impl World {
 
     fn happen(&mut self, event: &Event) {
         let running = self.record.made.is_some();
-        let down = |kill| running.then_some(Down { kill, signal: 0, timeout_ms: 5000 });
+        let order = |kill, cause| Down { kill, signal: 0, timeout_ms: 5000, drain_ms: 5000, cause };
+        let down = |kill| running.then_some(order(kill, Cause::Asked));
         if self.erased {
             return;
         }
@@ -98,6 +112,21 @@ impl World {
             Event::VmDies => self.vm_dies(),
             Event::Exit { again } => self.exit(*again),
             _ if self.record.goal == Goal::Gone => {}
+            Event::Suspend { cause } if state(&self.record) == MachineState::Started => {
+                (self.record.goal, self.record.down) = (Goal::Suspend, Some(order(false, *cause)));
+                self.facts.drained = Have::No;
+            }
+            Event::Sleep if state(&self.record) == MachineState::Started => {
+                (self.record.goal, self.record.down) = (Goal::Rest, Some(order(false, Cause::Idle)));
+                self.facts.drained = Have::No;
+            }
+            Event::Suspend { .. } | Event::Sleep => {}
+            Event::Disturb if self.facts.drained == Have::Maybe => {
+                self.facts.drained = Have::Yes;
+                self.stay_awake();
+            }
+            Event::Disturb => {}
+            Event::Start if self.stay_awake() => {}
             Event::Start => (self.record.goal, self.record.failure, self.record.respawn) = (Goal::Run, None, None),
             Event::Stop { kill } => {
                 (self.record.goal, self.record.respawn, self.record.down) = (Goal::Rest, None, down(*kill));
@@ -115,6 +144,16 @@ impl World {
                 self.record.down = down(true);
             }
         }
+    }
+
+    /// Calls a machine back that was falling asleep and has lost nothing yet.
+    fn stay_awake(&mut self) -> bool {
+        let idle = self.record.down.as_ref().is_some_and(|down| down.cause == Cause::Idle);
+        let dozing = idle && self.facts.vm == Vm::Running;
+        if dozing {
+            (self.record.goal, self.record.down, self.facts.drained) = (Goal::Run, None, Have::No);
+        }
+        dozing
     }
 
     /// Takes the next step, or has the thing happen that is waited for (or not, and its deadline passes).
@@ -137,13 +176,26 @@ impl World {
             self.facts.rootfs = Have::Yes;
             return true;
         }
+        if self.facts.drained == Have::Maybe && self.facts.vm == Vm::Running {
+            self.facts.drained = Have::Yes;
+            return true;
+        }
         let next = match self.facts.vm {
+            Vm::Silent if std::mem::take(&mut self.resumes) => Vm::Running,
+            Vm::Suspending => Vm::Dead,
             Vm::Silent => Vm::Waiting,
             Vm::Booting => Vm::Running,
             Vm::Asked(_) => Vm::Over,
             Vm::PoweringOff(_) => Vm::Dead,
             _ => return false,
         };
+        if self.facts.vm == Vm::Suspending {
+            self.host.memory = true;
+            let (overlay, memory, isolation) = ("o".into(), "m".into(), model::machine::Isolation::QemuTcg);
+            self.record.suspended = Some(Suspended { boot_id: "b".into(), overlay, memory, isolation });
+            self.facts.vm = next;
+            return true;
+        }
         match next {
             Vm::Running => self.record.made.as_mut().unwrap().started = true,
             Vm::Over => self.record.made.as_mut().unwrap().exited = true,
@@ -162,10 +214,12 @@ impl World {
             Step::Firewall => self.host.firewall = true,
             Step::Cgroup => self.host.cgroup = true,
             Step::Launch => {
-                let Host { overlay, tap, firewall, cgroup, vm } = self.host;
+                let Host { overlay, tap, firewall, cgroup, vm, .. } = self.host;
                 assert!(overlay && tap && firewall && cgroup, "everything is there before the launch");
                 assert!(!vm, "one virtual machine at a time");
-                self.host.vm = true;
+                // Noted before it takes effect.
+                self.resumes = self.record.suspended.take().is_some();
+                (self.host.vm, self.host.memory) = (true, false);
             }
             Step::Kill => self.host.vm = false,
             Step::RemoveCgroup => self.host.cgroup = false,
@@ -174,6 +228,10 @@ impl World {
             Step::RemoveOverlay => {
                 assert!(!self.host.vm, "its disk is not taken away under it");
                 self.host.overlay = false;
+            }
+            Step::Discard => {
+                assert!(!self.host.vm, "its disk is not taken away under it");
+                (self.host.overlay, self.host.memory) = (false, false);
             }
             Step::Erase => {
                 assert_eq!(self.host, Host::default(), "nothing is left behind");
@@ -191,6 +249,7 @@ impl World {
             Step::Prepare => record.preparation = Preparation::Done,
             Step::Declare => {
                 record.respawn = None;
+                self.facts = Facts { rootfs: self.facts.rootfs, ..Facts::default() };
                 record.made = Some(Made {
                     boot_id: "b".into(),
                     tap: "t".into(),
@@ -213,7 +272,9 @@ impl World {
             }
             Step::Boot => self.facts.vm = Vm::Booting,
             Step::GiveUp => {
-                if record.made.as_ref().unwrap().started {
+                if std::mem::take(&mut self.resumes) && !record.made.as_ref().unwrap().started {
+                    self.facts.overlay = Have::Maybe;
+                } else if record.made.as_ref().unwrap().started {
                     record.made.as_mut().unwrap().exited = true;
                     record.respawn = Some(self.now);
                 } else {
@@ -221,6 +282,9 @@ impl World {
                 }
                 self.facts.vm = Vm::Dead;
             }
+            Step::Drain => self.facts.drained = Have::Maybe,
+            Step::Suspend => self.facts.vm = Vm::Suspending,
+            Step::Discard => record.suspended = None,
             Step::Ask => self.facts.vm = Vm::Asked(Timestamp(self.now.0 + 5000)),
             Step::PowerOff => self.facts.vm = Vm::PoweringOff(Timestamp(self.now.0 + 10_000)),
             Step::Kill => self.facts.vm = Vm::Absent,
@@ -229,7 +293,9 @@ impl World {
             Step::RemoveTap => self.facts.tap = Have::No,
             Step::RemoveOverlay => self.facts.overlay = Have::No,
             Step::Undeclare => {
-                assert_eq!(self.host, Host::default(), "the record forgets only what is gone");
+                let kept = record.suspended.is_some();
+                let left = Host { overlay: kept, memory: kept, ..Host::default() };
+                assert_eq!(self.host, left, "the record forgets only what is gone");
                 record.made = None;
             }
             Step::Replace => {
@@ -254,6 +320,7 @@ impl World {
         match self.facts.vm {
             Vm::Absent | Vm::Unknown => return,
             Vm::Running => self.ended(true),
+            Vm::Silent if std::mem::take(&mut self.resumes) => self.facts.overlay = Have::Maybe,
             Vm::Silent | Vm::Waiting | Vm::Booting if self.record.goal != Goal::Gone => {
                 (self.record.goal, self.record.failure, self.record.down) = (Goal::Rest, Some("died".into()), None);
             }
@@ -280,6 +347,7 @@ impl World {
         if self.erased {
             return;
         }
+        self.resumes = false;
         let found = if self.host.vm && self.record.made.is_some() { Vm::Silent } else { Vm::Unknown };
         self.facts = Facts::after_restart(&self.record, found);
         self.facts.boot_deadline = Timestamp(self.now.0 + 60_000);
@@ -289,7 +357,8 @@ impl World {
     /// What holds at every moment.
     fn check(&self) {
         let anything = self.host != Host::default();
-        assert!(!anything || self.record.made.is_some(), "whatever is on the host stands in the ledger");
+        let known = self.record.made.is_some() || self.record.suspended.is_some();
+        assert!(!anything || known, "whatever is on the host stands in the ledger");
     }
 
     fn settle(&mut self) {
@@ -322,6 +391,13 @@ proptest! {
                 prop_assert_eq!(&world.host, &Host::default());
                 let state = state(&world.record);
                 prop_assert!(state.rests() && state != MachineState::Started, "{}", state);
+            }
+            Goal::Suspend => {
+                let kept = world.record.suspended.is_some();
+                let left = Host { overlay: kept, memory: kept, ..Host::default() };
+                prop_assert_eq!(&world.host, &left, "what is kept is kept whole");
+                let expected = if kept { MachineState::Suspended } else { MachineState::Stopped };
+                prop_assert_eq!(state(&world.record), expected);
             }
             Goal::Run => {
                 prop_assert_eq!(state(&world.record), MachineState::Started);

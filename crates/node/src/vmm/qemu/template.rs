@@ -139,6 +139,7 @@ impl Templates {
             disks: plan.disks.iter().enumerate().map(blank).collect::<Result<_, _>>()?,
             nic: plan.nic.as_ref().map(|nic| Nic { tap: None, mac: nic.mac }),
             cgroup_procs: Vec::new(),
+            memory: None,
             ..plan.clone()
         })
     }

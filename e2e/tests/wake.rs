@@ -1,0 +1,109 @@
+//! Machines that sleep: idle ones are stopped or suspended, a request wakes them, and nothing is lost in between.
+
+use std::time::Duration;
+
+use e2e::{Options, Platform, eventually, http, image, load::Load, obstacle, skip};
+
+/// An app whose machine falls asleep after so many seconds without anything to do.
+fn config(autostop: &str, seconds: u32) -> String {
+    format!(
+        "[http_service]\ninternal_port = 8080\nauto_stop_machines = {autostop:?}\nauto_start_machines = true\n\
+         auto_stop_after = \"{seconds}s\"\n[[http_service.checks]]\npath = \"/healthz\"\ninterval = \"2s\"\n"
+    )
+}
+
+/// The state of an app's only machine, as `machine list` tells it to people.
+fn state(platform: &Platform, app: &str) -> String {
+    let machines = platform.machines(app);
+    assert_eq!(machines.len(), 1, "{machines:?}");
+    machines[0]["state"].as_str().expect("a machine has a state").to_owned()
+}
+
+fn count(platform: &Platform, app: &str) -> u32 {
+    let page = platform.get(app, "/count").expect("the app answers");
+    page.trim().parse().expect("it counts")
+}
+
+#[test]
+fn an_idle_machine_is_stopped_and_a_request_wakes_it() {
+    if let Some(obstacle) = obstacle(&["hello"]) {
+        return skip("an idle machine is stopped", &obstacle);
+    }
+    let mut platform = Platform::start(Options::default());
+    platform.deploy("idle", &config("stop", 2), &image("hello"));
+    eventually("it is stopped", || state(&platform, "idle") == "stopped");
+    assert!(platform.ok(["status", "-a", "idle"]).contains("stopped (idle)"));
+
+    // It is meant to sleep: a restart of the platform does not start it, a request does.
+    assert_eq!(platform.terminate(), 0);
+    platform.launch();
+    assert_eq!(state(&platform, "idle"), "stopped");
+    assert_eq!(count(&platform, "idle"), 1);
+    let log = platform.ok(["logs", "-a", "idle"]);
+    for told in ["nothing to do for 2s and is stopped", "machine started in", "became reachable in"] {
+        assert!(log.contains(told), "{told:?} is missing:\n{log}");
+    }
+
+    // While its program says that it is busy, it is left alone.
+    assert!(platform.get("idle", "/busy?for=600s").is_some_and(|page| page.starts_with("busy")));
+    eventually("the platform tried", || platform.ok(["logs", "-a", "idle"]).contains("says that it is busy"));
+    assert_eq!(state(&platform, "idle"), "started");
+    assert!(platform.get("idle", "/busy?for=0").is_some());
+    eventually("it is stopped again", || state(&platform, "idle") == "stopped");
+    platform.ok(["apps", "destroy", "idle", "--yes"]);
+}
+
+#[test]
+fn requests_around_the_moment_of_sleep_are_all_answered() {
+    if let Some(obstacle) = obstacle(&["hello"]) {
+        return skip("requests around sleep", &obstacle);
+    }
+    let platform = Platform::start(Options::default());
+    platform.deploy("doze", &config("stop", 1), &image("hello"));
+    let (port, host) = (platform.http_port(), "doze.dunlin.localhost");
+    let rounds = std::sync::atomic::AtomicU64::new(0);
+    let load = Load::start(2, move || {
+        // From a little before to a little after the second after which it falls asleep.
+        let round = rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(900 + round * 37 % 300));
+        match http::get(port, host, "/healthz") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(format!("{}\n{}", answer.head, answer.body)),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    let naps = |log: &str| log.matches("and is stopped; a request wakes it").count();
+    eventually("it has slept and woken several times", || naps(&platform.ok(["logs", "-a", "doze"])) >= 4);
+    load.stop_without_loss("sleeping and waking");
+    platform.ok(["apps", "destroy", "doze", "--yes"]);
+}
+
+#[test]
+fn a_suspended_machine_goes_on_where_it_was() {
+    if let Some(obstacle) = obstacle(&["hello"]) {
+        return skip("a suspended machine goes on", &obstacle);
+    }
+    let mut platform = Platform::start(Options::default());
+    platform.deploy("nap", &config("suspend", 4), &image("hello"));
+    let counted = count(&platform, "nap").max(count(&platform, "nap"));
+    eventually("it is suspended", || state(&platform, "nap") == "suspended");
+    assert!(platform.ok(["status", "-a", "nap"]).contains("suspended (idle)"));
+    assert_eq!(count(&platform, "nap"), counted + 1, "its memory was not kept");
+
+    // By hand, and over a restart of the platform.
+    let id = platform.machines("nap")[0]["id"].as_str().expect("a machine has an id").to_owned();
+    platform.ok(["machine", "suspend", &id, "-a", "nap"]);
+    assert_eq!(state(&platform, "nap"), "suspended");
+    assert!(platform.monitors().is_empty(), "something of it still runs");
+    assert_eq!(platform.terminate(), 0);
+    platform.launch();
+    assert_eq!(state(&platform, "nap"), "suspended");
+    assert_eq!(count(&platform, "nap"), counted + 2, "its memory was not kept");
+
+    // A stop throws its memory away.
+    platform.ok(["machine", "suspend", &id, "-a", "nap"]);
+    platform.ok(["machine", "stop", &id, "-a", "nap"]);
+    assert_eq!(state(&platform, "nap"), "stopped");
+    assert_eq!(count(&platform, "nap"), 1, "it starts anew");
+    platform.ok(["apps", "destroy", "nap", "--yes"]);
+}
