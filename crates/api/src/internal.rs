@@ -2,6 +2,7 @@
 //! and the binary wires them. Intent goes down through [`Node`], observation comes up through [`Node::observe`].
 
 mod certificates;
+mod maintenance;
 mod node;
 mod ports;
 
@@ -9,6 +10,7 @@ pub use certificates::{
     AcmeService, CertificateDefect, CertificateFacts, CertificateOrder, Certifier, ChallengeAnswer, ChallengeDoor,
     DnsQuestion, DnsSeen, HostnameRow, HostnameView, IssueError, IssuedCertificate, SealedCertificate,
 };
+pub use maintenance::{MaintenanceNotice, MaintenanceView};
 pub use node::{
     ExecEvent, ExecInput, ExecReply, ExecRequest, ExecSession, GuestProcess, GuestReport, Launch, ListenSocket, Node,
     NodeError, NodeView, StopRequest, TerminalSize,

@@ -2,13 +2,14 @@
 //!
 //! [`machines`] has the Machines API's shapes (`/v1/apps/{app}/machines…`); [`deploys`] has what the platform
 //! adds: releases, deployments, rollback, scale, logs; [`access`] has organizations and tokens; [`certificates`] has custom
-//! host names.
+//! host names; [`maintenance`] has maintenance mode.
 
 pub mod access;
 pub mod certificates;
 pub mod deploys;
 pub mod edge;
 pub mod machines;
+pub mod maintenance;
 
 use serde::{Deserialize, Serialize};
 

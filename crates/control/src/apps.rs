@@ -211,7 +211,8 @@ impl Control {
         self.ports.logs.forget(&app.name).await;
         let mut tx = self.store.begin().await?;
         apps::delete(&mut tx, id).await?;
-        self.store.commit(tx).await
+        self.store.commit(tx).await?;
+        self.tell_maintenance().await
     }
 
     /// Stops a machine in the orderly way, so that its program may save what it holds, and destroys it.

@@ -11,6 +11,7 @@ mod exec;
 mod extract;
 mod leases;
 mod machines;
+mod maintenance;
 mod openapi;
 mod platform;
 mod secrets;
@@ -53,6 +54,7 @@ fn documented() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(apps::create_org_token))
         .routes(routes!(apps::list_tokens))
         .routes(routes!(apps::revoke_token))
+        .routes(routes!(maintenance::get, maintenance::begin, maintenance::end))
         .merge(machine_routes())
         .routes(routes!(secrets::list, secrets::set))
         .routes(routes!(secrets::get, secrets::set_one, secrets::unset))

@@ -27,6 +27,7 @@ mod error;
 mod http;
 mod image;
 mod machines;
+mod maintenance;
 mod platform;
 mod registry;
 mod run;
@@ -35,9 +36,10 @@ mod store;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node};
+use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, MaintenanceView, Node};
 use kit::seal::SealingKey;
 use model::Region;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use deploy::Tempo;
@@ -93,6 +95,9 @@ pub struct Control {
     /// Taken while an intent is stored and told to the node.
     intents: tokio::sync::Mutex<()>,
     first_token: Mutex<Option<String>>,
+    /// What the edge is told of apps in maintenance mode, and by whom at a time.
+    maintenance: watch::Sender<Arc<MaintenanceView>>,
+    telling: tokio::sync::Mutex<()>,
     /// Held while [`Control::run`] runs.
     at_work: tokio::sync::Mutex<()>,
     stop: CancellationToken,
@@ -106,8 +111,9 @@ impl Control {
     pub async fn open(options: ControlOptions, store: Store, ports: Ports) -> Result<Arc<Self>, ControlError> {
         let first_token = Mutex::new(auth::first_token(&store).await?);
         let (intents, at_work) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
-        let stop = CancellationToken::new();
-        Ok(Arc::new(Self { options, ports, store, intents, first_token, at_work, stop }))
+        let (stop, telling) = (CancellationToken::new(), tokio::sync::Mutex::new(()));
+        let maintenance = watch::Sender::new(Arc::new(store::maintenance::all(store.reader()).await?));
+        Ok(Arc::new(Self { options, ports, store, intents, first_token, maintenance, telling, at_work, stop }))
     }
 
     /// The administrator's token, if nobody has been shown one yet. Once it has been shown, say so with

@@ -17,6 +17,7 @@ pub(crate) mod apps;
 pub(crate) mod deployments;
 pub(crate) mod leases;
 pub(crate) mod machines;
+pub(crate) mod maintenance;
 pub(crate) mod orgs;
 pub(crate) mod releases;
 pub(crate) mod secrets;

@@ -25,6 +25,7 @@ mod image;
 mod launch;
 mod logs;
 mod machine;
+mod maintenance;
 mod orgs;
 mod output;
 mod releases;
@@ -129,6 +130,9 @@ pub enum ClientCommand {
     /// Look at single machines and act on them
     #[command(subcommand, visible_aliases = ["machines", "m"])]
     Machine(machine::Machine),
+    /// Tell an app's visitors to come back later
+    #[command(subcommand)]
+    Maintenance(maintenance::Maintenance),
     /// Show or change how many machines run
     #[command(subcommand)]
     Scale(scale::Scale),
@@ -178,6 +182,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<Exit, Fai
         ClientCommand::Rollback(command) => releases::rollback(context, command).await?,
         ClientCommand::Deployments(command) => deployments::run(context, command).await?,
         ClientCommand::Machine(command) => return machine::run(context, command).await,
+        ClientCommand::Maintenance(command) => maintenance::run(context, command).await?,
         ClientCommand::Scale(command) => scale::run(context, command).await?,
         ClientCommand::Secrets(command) => secrets::run(context, command).await?,
         ClientCommand::Config(command) => config_file::run(context, command).await?,

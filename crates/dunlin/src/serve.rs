@@ -64,6 +64,9 @@ pub struct ServeOptions {
     /// The port for HTTPS
     #[arg(long, default_value_t = 443)]
     https_port: u16,
+    /// Speak no HTTP/3, which is otherwise offered on the same port of UDP as HTTPS
+    #[arg(long)]
+    no_http3: bool,
     /// Peers whose connections to apps begin with a PROXY protocol header, such as a load balancer in front of this
     /// host: 10.0.0.0/8, or 10.0.0.0/8=optional where some connections have none. Nobody else's header is believed
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]

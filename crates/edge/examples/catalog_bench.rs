@@ -19,7 +19,7 @@ use std::{
 
 use api::internal::LogSink;
 use catalog::{MachineRoute, Publisher, RowChange, Standing};
-use edge::{Bounds, Edge, EdgeOptions, Hostnames};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance};
 use kit::seal::SealingKey;
 use model::{
     InstanceId, MachineId, NetworkId, Timestamp,
@@ -328,11 +328,13 @@ fn options(publisher: &Publisher, work: &Path) -> Outcome<EdgeOptions> {
         keys: work.join("keys"),
         catalog: publisher.reader(),
         hostnames: Hostnames::open(work.join("hostnames"), SealingKey::load_or_create(&work.join("sealing.key"))?),
+        maintenance: Maintenance::open(work.join("maintenance.json")),
         logs: Arc::new(NoLogs),
         platform: BTreeMap::new(),
         reserved_ports: BTreeSet::new(),
         public_https_port: None,
         trusted_proxies: Vec::new(),
+        http3: false,
         access_records: false,
         bounds: Bounds::default(),
     })

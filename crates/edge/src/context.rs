@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicBool},
 };
 
-use api::internal::Wake;
+use api::internal::{MaintenanceNotice, Wake};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use hyper::server::conn::http2;
@@ -15,12 +15,13 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Bounds, Hostnames, PlatformHost, Subnet,
+    Bounds, Hostnames, Maintenance, PlatformHost, Subnet,
     account::{Connections, Handshakes},
     http::Compressor,
     journal::Journal,
     limits::Limits,
     proxy_protocol::TrustedProxy,
+    refusal::Refusal,
     routing::Routing,
     stream::postgres::Cancels,
     tls::Certificates,
@@ -47,6 +48,8 @@ pub struct Context {
     pub routed: watch::Sender<u64>,
     /// The host names that apps bring along.
     pub hostnames: Arc<Hostnames>,
+    /// The apps in maintenance mode.
+    pub maintenance: Arc<Maintenance>,
     /// Writes to the logs of apps.
     pub journal: Arc<Journal>,
     /// The connections of clients.
@@ -86,6 +89,8 @@ pub struct Context {
     pub retiring: CancellationToken,
     /// The same, for whoever asks at each request.
     pub leaving: AtomicBool,
+    /// What is said of HTTP/3 in answers (RFC 7838); set if it is spoken.
+    pub alternative: std::sync::OnceLock<HeaderValue>,
     /// Nothing new is taken any more, and what is here shall end.
     pub stopping: CancellationToken,
     /// What is left is cut off.
@@ -113,13 +118,23 @@ impl Context {
         self.waker.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What visitors of an app are told if it is in maintenance mode, whether it has machines or not.
+    pub fn maintenance_of(&self, app: &str) -> Option<Refusal> {
+        let (app, MaintenanceNotice { message, retry_after_s, .. }) = self.maintenance.notice(app)?;
+        Some(Refusal::Maintenance { app, message, retry_after_s })
+    }
+
+    /// What stands before the platform's domain.
+    pub fn label<'a>(&self, host: &'a str) -> Option<&'a str> {
+        host.strip_suffix(self.domain.as_str())?.strip_suffix('.')
+    }
+
     /// Whom a host name in lower case stands for.
     pub fn destination(&self, host: &str) -> Destination {
         if host == self.domain {
             return Destination::Nobody;
         }
-        let label = host.strip_suffix(self.domain.as_str()).and_then(|rest| rest.strip_suffix('.'));
-        let Some(label) = label else {
+        let Some(label) = self.label(host) else {
             return self.hostnames.app(host).map_or(Destination::Elsewhere, Destination::App);
         };
         if let Some(platform) = self.platform.get(label) {

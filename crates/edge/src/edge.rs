@@ -32,7 +32,7 @@ use crate::{
     EdgeError, EdgeOptions, Subnet,
     account::{self, Handshakes},
     context::Context,
-    http,
+    http, http3,
     journal::Journal,
     limits::Limits,
     listen::{Doors, Sockets, accept, allow_all_files, bind},
@@ -74,12 +74,16 @@ impl Edge {
         allow_all_files();
         let domain = http::host_name(&options.domain).ok_or(EdgeError::Domain(options.domain.clone()))?;
         let certificates = Certificates::open(&options.keys, &domain, options.hostnames.clone())?;
+        let takes_over = sockets.are_inherited();
         let http = bind_all(&sockets, &options.http, "http-port")?;
         let https = bind_all(&sockets, &options.https, "https-port")?;
         let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
         let context = context(&options, domain, certificates);
         if let Some(port) = options.public_https_port.or(https_addresses.first().map(SocketAddr::port)) {
             let _ = context.https_port.set(port);
+        }
+        if options.http3 {
+            speak_http3(&context, &https_addresses, takes_over)?;
         }
         let ips: BTreeSet<IpAddr> = http_addresses.iter().chain(&https_addresses).map(SocketAddr::ip).collect();
         let doors = Arc::new(Doors::new(sockets.clone(), ips.into_iter().collect(), options.reserved_ports));
@@ -215,6 +219,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         routing: ArcSwap::from_pointee(Routing::default()),
         routed: watch::Sender::new(0),
         hostnames: options.hostnames.clone(),
+        maintenance: options.maintenance.clone(),
         journal: Arc::new(Journal::new(options.logs.clone(), options.region.clone(), options.access_records)),
         connections: Arc::default(),
         handshakes: Handshakes::default(),
@@ -234,6 +239,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         opened: CancellationToken::new(),
         retiring: stopping.child_token(),
         leaving: AtomicBool::new(false),
+        alternative: OnceLock::new(),
         stopping,
         aborting: CancellationToken::new(),
         tasks,
@@ -245,6 +251,16 @@ fn listen(context: &Arc<Context>, listeners: Vec<Arc<TcpListener>>, port: u16) {
     for listener in listeners {
         context.tasks.spawn(accept(context.clone(), listener, port, context.retiring.clone()));
     }
+}
+
+/// Speaks HTTP/3 at the addresses for TLS, and announces it. The edge that ran before keeps its sockets as long as it has
+/// clients there, so one that takes over speaks it when they are free.
+fn speak_http3(context: &Arc<Context>, addresses: &[SocketAddr], takes_over: bool) -> Result<(), EdgeError> {
+    if takes_over {
+        context.tasks.spawn(http3::open_in_time(context.clone(), addresses.to_vec()));
+        return Ok(());
+    }
+    http3::open(context, addresses)
 }
 
 /// Routes by the catalog of this moment, then by every later one, until the edge stops.

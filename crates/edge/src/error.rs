@@ -31,6 +31,17 @@ pub enum EdgeError {
         /// What the system said.
         source: io::Error,
     },
+    /// HTTP/3 cannot be spoken at an address.
+    #[error(
+        "{address} cannot be listened on by UDP for HTTP/3: free the port, choose another with --https-port, or do \
+         without HTTP/3 with --no-http3"
+    )]
+    Http3 {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The domain is not one.
     #[error("{0:?} is not a domain name; write one such as dunlin.localhost")]
     Domain(String),

@@ -9,6 +9,8 @@
 //!              │        │      └ route by host, edit header fields, answer refusals with a page
 //!              │        └ end TLS by server name
 //!              └ accept within limits, on the shared ports and on those that apps ask for
+//!
+//!  client ─▶ http3 (QUIC, TLS inside) ─▶ the same from `http` on
 //! ```
 //!
 //! - A request passes through phases, each a function: identify, route, gate, edit, choose, forward, edit, answer
@@ -29,10 +31,12 @@ pub mod geography;
 mod hostnames;
 mod http;
 pub mod http1;
+mod http3;
 mod journal;
 mod limits;
 mod listen;
 mod machine;
+mod maintenance;
 mod options;
 pub mod outlier;
 pub mod pick;
@@ -57,8 +61,10 @@ pub use edge::Edge;
 pub use error::EdgeError;
 pub use hostnames::Hostnames;
 pub use http::InboundBody;
+pub use http3::{BadFrames, FrameFilter};
 pub use limits::{Flood, Frames, Pace, Rate};
 pub use listen::Sockets;
+pub use maintenance::Maintenance;
 pub use options::{Bounds, EdgeOptions, PlatformHost};
 pub use refusal::{Fault, Refusal};
 pub use replay::{BadOrder, BadPattern, CacheOrder, CacheRule, Fallback, Pattern, ReplayOrder, Transform};

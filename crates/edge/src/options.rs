@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
 
-use crate::{Hostnames, Pace, Rate, Subnet, http::InboundBody, proxy_protocol::TrustedProxy};
+use crate::{Hostnames, Maintenance, Pace, Rate, Subnet, http::InboundBody, proxy_protocol::TrustedProxy};
 
 /// An error of any kind, as bodies carry it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -38,6 +38,8 @@ pub struct EdgeOptions {
     pub catalog: catalog::Reader,
     /// The host names that apps bring along.
     pub hostnames: Arc<Hostnames>,
+    /// The apps whose visitors are told to come back later.
+    pub maintenance: Arc<Maintenance>,
     /// Where an app is told what went wrong with its traffic.
     pub logs: Arc<dyn LogSink>,
     /// The platform's own services by the first label of their host name: `registry` is `registry.<domain>`. They come
@@ -49,6 +51,8 @@ pub struct EdgeOptions {
     pub public_https_port: Option<u16>,
     /// Peers that say whom their connections come from, by the PROXY protocol.
     pub trusted_proxies: Vec<TrustedProxy>,
+    /// Speak HTTP/3 beside every address for TLS, on the same port of UDP, and announce it.
+    pub http3: bool,
     /// Write an access record for each request into its app's log.
     pub access_records: bool,
     /// How much, how long.

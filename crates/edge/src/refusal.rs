@@ -9,6 +9,9 @@ use thiserror::Error;
 
 use crate::http1::BadHead;
 
+/// After how many seconds a client may try again what does not go for want of a machine.
+const RETRY_AFTER_S: u32 = 5;
+
 /// Who has to act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -78,6 +81,16 @@ pub enum Refusal {
         secured: String,
         /// The host of the request.
         host: String,
+    },
+    /// The app's owner has closed it for a while.
+    #[error("{app} is in maintenance mode{}", in_words(message))]
+    Maintenance {
+        /// The app.
+        app: AppName,
+        /// In its owner's words; empty if there are none.
+        message: String,
+        /// After how many seconds it is worth trying again.
+        retry_after_s: u32,
     },
     /// No machine takes traffic, and none will by itself.
     #[error("{app} has no machine{wanted} that takes traffic ({machines})")]
@@ -359,6 +372,7 @@ impl Refusal {
             Self::NotWoken { why: NoWaking::Failed, .. } => "PM01",
             Self::NotWoken { why: NoWaking::TooSlow, .. } => "PM03",
             Self::NotWoken { why: NoWaking::NotStartable, .. } => "PM08",
+            Self::Maintenance { .. } => "PH13",
             Self::NoMachine { .. } => "PR01",
             Self::Exhausted { .. } => "PR03",
             Self::NotReady { .. } => "PR04",
@@ -392,7 +406,8 @@ impl Refusal {
             Self::Unreadable { bad } => bad.status(),
             Self::Connect => StatusCode::METHOD_NOT_ALLOWED,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoMachine { .. } | Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Maintenance { .. } | Self::NoMachine { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full { .. } | Self::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotWoken { .. } => StatusCode::SERVICE_UNAVAILABLE,
@@ -430,6 +445,7 @@ impl Refusal {
             Self::NotOffered { .. } => "Add the port to [http_service] or [[services]] in fly.toml and deploy again.",
             Self::Connect => "Send the request to the app's own address.",
             Self::Misdirected { .. } => "Open another connection for the other host.",
+            Self::Maintenance { .. } => "Try again later. `dunlin maintenance off` opens the app again.",
             Self::NoMachine { .. } => "Start one with `dunlin machine start`, or deploy with `dunlin deploy`.",
             Self::NotWoken { .. } => {
                 "See `dunlin machine status` and `dunlin logs`; `dunlin machine start` tries again."
@@ -486,6 +502,14 @@ impl Refusal {
         }
     }
 
+    /// After how many seconds it is worth trying again, if it is at all.
+    pub fn retry_after_s(&self) -> Option<u32> {
+        match self {
+            Self::Maintenance { retry_after_s, .. } => Some(*retry_after_s),
+            _ => (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_S),
+        }
+    }
+
     /// Whether nothing that follows on the connection can be trusted to be a request, or shall be one.
     pub(crate) fn ends_connection(&self) -> bool {
         matches!(self, Self::BadHost { .. } | Self::BadTarget { .. } | Self::Connect)
@@ -506,4 +530,9 @@ impl Refusal {
             _ => None,
         }
     }
+}
+
+/// The owner's words, after ours.
+fn in_words(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
 }

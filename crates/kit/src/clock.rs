@@ -23,10 +23,21 @@ pub fn rfc3339(unix_ms: u64) -> String {
     format!("{moment:.3}")
 }
 
+/// A moment as fields of HTTP tell it (RFC 9110, 5.6.7), to the second.
+pub fn http_date(unix_ms: u64) -> String {
+    let moment = jiff::Timestamp::from_millisecond(i64::try_from(unix_ms).unwrap_or(i64::MAX)).unwrap_or_default();
+    moment.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
     fn writes_a_moment_as_rfc_3339() {
         assert_eq!(super::rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+    }
+
+    #[test]
+    fn writes_a_moment_as_http_does() {
+        assert_eq!(super::http_date(784_111_777_999), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

@@ -281,3 +281,32 @@ fn every_operation_of_the_document_tells_its_errors_and_its_parameters() {
         }
     }
 }
+
+#[tokio::test]
+async fn maintenance_mode_is_told_to_the_edge_and_ends_with_the_app() {
+    let (_world, running, client) = platform().await;
+    client.create_app("web").await;
+    let path = "/v1/apps/web/maintenance";
+    let mut told = running.control.maintenance();
+    assert_eq!(client.get(path).await.ok(), json!({"enabled": false}));
+    let begun = client.put(path, json!({"message": "soon", "retry_after_s": 60})).await.ok();
+    assert_eq!(
+        (&begun["enabled"], &begun["message"], &begun["retry_after_s"]),
+        (&json!(true), &json!("soon"), &json!(60))
+    );
+    assert_eq!(told.borrow_and_update().values().map(|notice| notice.message.as_str()).collect::<Vec<_>>(), ["soon"]);
+    // Repeated, it says something else, and has lasted as long.
+    let again = client.put(path, json!({})).await.ok();
+    assert_eq!((&again["since"], &again["retry_after_s"]), (&begun["since"], &json!(120)));
+    for bad in [json!({"retry_after_s": 0}), json!({"retry_after_s": 90_000}), json!({"message": "x".repeat(1001)})] {
+        assert_error_shape(&client.put(path, bad).await, 422);
+    }
+    client.delete(path).await.ok();
+    assert!(told.borrow_and_update().is_empty());
+    assert_eq!(client.get(path).await.ok(), json!({"enabled": false}));
+    client.put(path, json!({})).await.ok();
+    client.delete("/v1/apps/web").await.ok();
+    // A new app of the same name is open.
+    let open = told.wait_for(|told| told.is_empty());
+    tokio::time::timeout(std::time::Duration::from_secs(20), open).await.unwrap().unwrap();
+}

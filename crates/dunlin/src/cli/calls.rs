@@ -10,6 +10,7 @@ use api::public::{
         App, AppList, CreateApp, ExecMachine, ExecReply, Machine, Organization, SecretList, SetSecrets, StartReply,
         StopMachine,
     },
+    maintenance::{BeginMaintenance, Maintenance},
 };
 use futures_util::Stream;
 use model::{AppName, MachineId, log::LogRecord};
@@ -54,6 +55,23 @@ impl Client {
     /// Destroys an app with everything that belongs to it.
     pub async fn destroy_app(&self, app: &AppName) -> Answer<()> {
         self.delete(&format!("/v1/apps/{app}"), &[("force", "true".to_owned())]).await
+    }
+
+    /// Whether an app is in maintenance mode.
+    pub async fn maintenance(&self, app: &AppName) -> Answer<Maintenance> {
+        self.get(&format!("/v1/apps/{app}/maintenance"), &[]).await
+    }
+
+    /// Puts an app into maintenance mode.
+    pub async fn begin_maintenance(&self, app: &AppName, request: &BeginMaintenance) -> Answer<Maintenance> {
+        self.put(&format!("/v1/apps/{app}/maintenance"), request).await
+    }
+
+    /// Opens an app again.
+    pub async fn end_maintenance(&self, app: &AppName) -> Answer<Maintenance> {
+        let path = format!("/v1/apps/{app}/maintenance");
+        self.delete(&path, &[]).await?;
+        self.get(&path, &[]).await
     }
 
     /// What a deployment would do.

@@ -79,6 +79,11 @@ impl Client {
         self.answer(self.request(Method::POST, path).json(body)).await
     }
 
+    /// Puts something in its place and reads the answer.
+    pub async fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.answer(self.request(Method::PUT, path).json(body)).await
+    }
+
     /// Sends something; what is answered does not matter.
     pub async fn order(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
         self.send(self.request(Method::POST, path).json(body).timeout(ANSWER_TIMEOUT)).await.map(drop)

@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 use api::internal::LogSink;
 use catalog::{Intake, Publisher};
 use clap::Args;
-use edge::{Bounds, Edge, EdgeOptions, Hostnames, proxy_protocol::TrustedProxy};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance, proxy_protocol::TrustedProxy};
 use futures_util::StreamExt;
 use kit::seal::SealingKey;
 use logs::{Logs, Retention};
@@ -61,6 +61,9 @@ pub struct EdgeServeOptions {
     /// Peers whose connections to apps begin with a PROXY protocol header, as for `dunlin serve`
     #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
     trusted_proxies: Vec<TrustedProxy>,
+    /// Speak no HTTP/3, which is otherwise offered on the same port of UDP as HTTPS
+    #[arg(long)]
+    no_http3: bool,
     /// Write no access records into the logs of apps
     #[arg(long)]
     no_access_records: bool,
@@ -117,11 +120,13 @@ fn edge_options(options: &EdgeServeOptions, catalog: &Publisher) -> Result<EdgeO
         keys: data.join("keys"),
         catalog: catalog.reader(),
         hostnames: Hostnames::open(data.join("hostnames"), sealing_key),
+        maintenance: Maintenance::open(data.join("maintenance.json")),
         logs: logs as Arc<dyn LogSink>,
         platform: BTreeMap::new(),
         reserved_ports: BTreeSet::from([22, 53]),
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
+        http3: !options.no_http3,
         access_records: !options.no_access_records,
         bounds: Bounds::default(),
     })

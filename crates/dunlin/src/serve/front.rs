@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use catalog::Publisher;
-use edge::{Edge, Hostnames, InboundBody, Sockets};
+use edge::{Edge, Hostnames, InboundBody, Maintenance, Sockets};
 use hyper::Request;
 use kit::seal::SealingKey;
 use model::log::LogRecord;
@@ -35,6 +35,8 @@ pub struct Front {
     pub edge: Arc<Edge>,
     /// What it routes by.
     pub catalog: Arc<Publisher>,
+    /// The apps that it keeps closed.
+    pub maintenance: Arc<Maintenance>,
     /// Where it writes.
     pub logs: Arc<LogSwitch>,
     /// Its picture of the control plane.
@@ -58,10 +60,11 @@ impl Front {
         let sealing_key = rooms::sealing_key(options)?;
         let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
         let (logs, api_host) = (Arc::<LogSwitch>::default(), SharedRouter::default());
-        let edge = rooms::edge_options(options, api, &catalog, &hostnames, logs.clone(), &api_host)?;
+        let maintenance = Maintenance::open(options.data_dir.join("maintenance.json"));
+        let edge = rooms::edge_options(options, api, &catalog, &hostnames, &maintenance, logs.clone(), &api_host)?;
         let edge = Edge::prepare(edge, sockets).await?;
         let elders = Elders::new(Arc::clone(&edge));
-        Ok(Self { edge, catalog, logs, api_host, api, sealing_key, elders, listener })
+        Ok(Self { edge, catalog, maintenance, logs, api_host, api, sealing_key, elders, listener })
     }
 
     /// The API's socket, for whoever serves it.

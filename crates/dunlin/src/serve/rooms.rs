@@ -13,7 +13,7 @@ use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSi
 use axum::Router;
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
-use edge::{Edge, EdgeOptions, Hostnames, PlatformHost};
+use edge::{Edge, EdgeOptions, Hostnames, Maintenance, PlatformHost};
 use images::{Images, ImagesOptions};
 use kit::{report::Report, seal::SealingKey};
 use logs::{Logs, Retention};
@@ -77,6 +77,8 @@ impl Rooms {
             sealing_key,
         };
         let control = Control::open(control_options(options, front.api, edge), store.clone(), ports).await?;
+        let told = Arc::clone(&front.maintenance).follow(control.maintenance(), stop.clone());
+        tasks.push(tokio::spawn(told));
         let names = open_names(&node).await;
 
         let router = control.router().merge(images.router());
@@ -188,6 +190,7 @@ pub fn edge_options(
     api: SocketAddr,
     catalog: &Publisher,
     hostnames: &Arc<Hostnames>,
+    maintenance: &Arc<Maintenance>,
     logs: Arc<dyn LogSink>,
     api_host: &SharedRouter,
 ) -> Result<EdgeOptions> {
@@ -201,6 +204,7 @@ pub fn edge_options(
         keys: options.directory("keys")?,
         catalog: catalog.reader(),
         hostnames: Arc::clone(hostnames),
+        maintenance: Arc::clone(maintenance),
         logs,
         platform: ["api", "registry"]
             .map(|name| (name.to_owned(), platform.clone()))
@@ -209,6 +213,7 @@ pub fn edge_options(
         reserved_ports: BTreeSet::from([api.port(), 22, 53]),
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
+        http3: !options.no_http3,
         access_records: !options.no_access_records,
         bounds: options.bounds(),
     })

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use api::internal::{LogSink, NodeView};
 use catalog::Publisher;
-use edge::{Bounds, Edge, EdgeOptions, Hostnames};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance};
 use kit::seal::SealingKey;
 use model::{
     Addresses, ImageSpec, InstanceId, MachineId, NetworkId, Timestamp,
@@ -46,11 +46,13 @@ async fn run(directory: &Path, ports: &Ports) -> Result<()> {
         keys: directory.join("keys"),
         catalog: publisher.reader(),
         hostnames: Hostnames::open(directory.join("hostnames"), sealing_key),
+        maintenance: Maintenance::open(directory.join("maintenance.json")),
         logs: Arc::new(Nowhere),
         platform: BTreeMap::new(),
         reserved_ports: BTreeSet::new(),
         public_https_port: None,
         trusted_proxies: Vec::new(),
+        http3: false,
         access_records: true,
         bounds: Bounds::default(),
     })

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
 use model::machine::{HeaderEdit, HttpOptions, Port, ResponseOptions};
 
 use super::{
@@ -25,12 +25,19 @@ const NOT_EDITABLE: [&str; 7] =
 pub struct Dress {
     port: Arc<Port>,
     wish: Wish,
+    /// Where else the app can be reached.
+    alternative: Option<HeaderValue>,
 }
 
 impl Dress {
     /// By what the request asks for and what the port's options say.
     pub fn of<B>(port: Arc<Port>, request: &Request<B>) -> Self {
-        Self { port, wish: Wish::of(request) }
+        Self { port, wish: Wish::of(request), alternative: None }
+    }
+
+    /// Says where else the app can be reached, unless it says so itself.
+    pub fn announcing(self, alternative: Option<HeaderValue>) -> Self {
+        Self { alternative, ..self }
     }
 
     /// Makes a machine's answer, given in `version`, the client's.
@@ -57,6 +64,9 @@ impl Dress {
         if !self.response().is_some_and(|response| response.pristine) {
             headers::pass_on(headers, version);
             headers::sign(headers, id);
+            if let Some(alternative) = &self.alternative {
+                headers.entry(header::ALT_SVC).or_insert_with(|| alternative.clone());
+            }
         }
     }
 

@@ -161,6 +161,7 @@ pub fn sign(headers: &mut HeaderMap, id: &RequestId) {
 /// Who passed the message on, and in which version he got it (RFC 9110, 7.6.3).
 fn via(version: Version) -> &'static str {
     match version {
+        Version::HTTP_3 => "3 dunlin",
         Version::HTTP_2 => "2 dunlin",
         Version::HTTP_10 => "1.0 dunlin",
         _ => "1.1 dunlin",

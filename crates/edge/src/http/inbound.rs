@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::connection::Content;
-use crate::options::BoxError;
+use crate::{http3, options::BoxError};
 
 /// A request's body as it comes from a client.
 pub enum InboundBody {
@@ -19,11 +19,19 @@ pub enum InboundBody {
     Connection(Content),
     /// Over HTTP/2.
     Stream(Incoming),
+    /// Over HTTP/3.
+    Http3(Box<http3::RequestBody>),
 }
 
 impl From<Incoming> for InboundBody {
     fn from(body: Incoming) -> Self {
         Self::Stream(body)
+    }
+}
+
+impl From<http3::RequestBody> for InboundBody {
+    fn from(body: http3::RequestBody) -> Self {
+        Self::Http3(Box::new(body))
     }
 }
 
@@ -36,6 +44,7 @@ impl Body for InboundBody {
             Self::Empty => Poll::Ready(None),
             Self::Connection(body) => Pin::new(body).poll_frame(cx),
             Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Http3(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -44,6 +53,7 @@ impl Body for InboundBody {
             Self::Empty => true,
             Self::Connection(body) => body.is_end_stream(),
             Self::Stream(body) => body.is_end_stream(),
+            Self::Http3(body) => body.is_end_stream(),
         }
     }
 
@@ -52,6 +62,7 @@ impl Body for InboundBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Connection(body) => body.size_hint(),
             Self::Stream(body) => body.size_hint(),
+            Self::Http3(body) => body.size_hint(),
         }
     }
 }

@@ -19,6 +19,7 @@ pub use compress::Compressor;
 pub use headers::{clean_trailers, has_token, is_ours};
 pub use host::name as host_name;
 pub use inbound::InboundBody;
+pub use request::answer;
 pub use request_id::RequestId;
-pub use serve::{Client, Secured, serve, server};
+pub use serve::{Busy, Client, Secured, serve, server};
 pub use upgrade::Upgrade;

@@ -53,8 +53,8 @@ pub fn answer(refusal: &Refusal, format: Format, id: &RequestId) -> Response<Res
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(DUNLIN_ERROR, HeaderValue::from_static(refusal.code()));
-    if refusal.status() == http::StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    if let Some(seconds) = refusal.retry_after_s() {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

@@ -33,7 +33,7 @@ use super::{
     upgrade::Upgrade,
 };
 use crate::{
-    Refusal,
+    Fault, Refusal,
     account::Account,
     choose::{Chosen, Search},
     context::{Context, Destination},
@@ -41,7 +41,7 @@ use crate::{
     machine::AppState,
     replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
-    statics, tunnel,
+    statics, tls, tunnel,
     upstream::{AnswerBody, Failed, KeptBody, RequestBody},
 };
 
@@ -105,7 +105,11 @@ async fn route(
             let visit = Visit { context, busy, id, account, host, app: &app, upgrade };
             visit.carry(request).await
         }
-        _ => Err(Refusal::UnknownHost { host: host.name }),
+        _ => {
+            // An app without machines may be in maintenance mode.
+            let closed = context.label(&host.name).and_then(|app| context.maintenance_of(app));
+            Err(closed.unwrap_or(Refusal::UnknownHost { host: host.name }))
+        }
     }
 }
 
@@ -169,9 +173,15 @@ impl Visit<'_> {
         self.account.holds(limits.begin(&app.state).inspect_err(tell)?);
         let gate = self.gate(&app, &request).inspect_err(tell)?;
         let dress = match gate {
-            Gate::Open(port) => Dress::of(port, &request),
+            Gate::Open(port) => {
+                let alternative = self.alternative(&port, request.version());
+                Dress::of(port, &request).announcing(alternative)
+            }
             Gate::Elsewhere(location) => return page::redirect(&location).map(|answer| signed(answer, self.id)),
         };
+        if let Some(closed) = self.context.maintenance_of(self.app.as_str()) {
+            return Err(closed);
+        }
         let wish = prefer::wish_of(request.headers()).inspect_err(tell)?;
         prepare(&mut request, self.context, &self.busy.0, &self.host, self.id);
         if let Some(upgrade) = &self.upgrade {
@@ -204,6 +214,13 @@ impl Visit<'_> {
         let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
         let https_port = self.context.https_port.get().copied().unwrap_or(catalog::HTTPS_PORT);
         Ok(Gate::Elsewhere(format!("https://{}{path}", self.host.with_https_port(https_port))))
+    }
+
+    /// Where else the client can ask for the same: by HTTP/3, on the port that all apps share.
+    fn alternative(&self, port: &Port, version: Version) -> Option<HeaderValue> {
+        let shared = self.busy.0.is_secure() && self.busy.0.port == catalog::HTTPS_PORT;
+        let better = shared && version < Version::HTTP_3 && tls::allows_http3(port);
+        self.context.alternative.get().filter(|_| better).cloned()
     }
 
     /// Sends it to its app, and from there to wherever that sends it, until somebody answers.
@@ -288,6 +305,8 @@ impl Visit<'_> {
             };
             content = match unsent {
                 Some(unsent) => unsent,
+                // A body that broke off at its client is not whole the next time either.
+                None if cause.fault() == Fault::Client => return Err(search.given_up(&chosen.lease, cause)),
                 None if resends < MAX_RESENDS && (untouched || self.is_safe_twice(&journey.head.method, &cause)) => {
                     resends += 1;
                     let Ok(content) = read(body) else { return Err(search.given_up(&chosen.lease, cause)) };

@@ -106,6 +106,11 @@ impl Client {
         self.secured.as_ref()?.name.as_deref()
     }
 
+    /// Resolves once nothing has been under way for so long.
+    pub async fn idle(&self, limit: Duration) {
+        self.activity.idle(limit).await;
+    }
+
     /// Whether the connection is secured.
     pub fn is_secure(&self) -> bool {
         self.secured.is_some()

@@ -35,7 +35,7 @@ pub use self::{
     admission::{Admission, Admitted},
     frames::{Flood, Frames},
     guarded::Guarded,
-    pace::Pace,
+    pace::{Pace, Patience},
     paced::{AnswerBegun, Paced, TooSlow},
     rate::Rate,
     share::{Place, Shares},

@@ -37,6 +37,11 @@ impl Sockets {
         Self { spare: Mutex::new(spare.collect()), in_use: Mutex::default() }
     }
 
+    /// Whether some were opened by another process.
+    pub fn are_inherited(&self) -> bool {
+        !lock(&self.spare).is_empty()
+    }
+
     /// The inherited socket that listens for connections on an address.
     pub fn take_tcp(&self, address: SocketAddr) -> Option<io::Result<TcpListener>> {
         self.take(address, Type::STREAM).map(|socket| TcpListener::from_std(socket.into()))

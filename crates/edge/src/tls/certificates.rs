@@ -36,6 +36,10 @@ const RENEW_AFTER: Duration = Duration::from_secs(30 * 86_400);
 
 /// What is offered by default: HTTP in both versions.
 pub const HTTP_ALPN: [&str; 2] = ["h2", "http/1.1"];
+/// HTTP/3, which is spoken over QUIC only.
+pub const HTTP3: &str = "h3";
+/// The version that QUIC goes with.
+pub const TLS13_ONLY: &str = "TLSv1.3";
 
 /// Certificates by name, and TLS configurations by options.
 pub struct Certificates {
@@ -51,11 +55,18 @@ type Options = (Vec<String>, Vec<String>, Absent);
 
 /// What is shown for a custom host name that has no certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Absent {
+pub enum Absent {
     /// Nothing: the handshake ends.
     Refuse,
     /// A certificate that nobody trusts.
     SelfSigned,
+}
+
+impl Absent {
+    /// What a port's options say.
+    pub fn of(options: &TlsOptions) -> Self {
+        if options.default_self_signed { Self::SelfSigned } else { Self::Refuse }
+    }
 }
 
 /// The certificates that are ready.
@@ -97,14 +108,24 @@ impl Certificates {
         }
     }
 
+    /// The certificate for a name in lower case; for none if it is empty.
+    pub fn find(&self, name: &str, absent: Absent) -> Option<Arc<CertifiedKey>> {
+        self.store.find(name, absent)
+    }
+
+    /// How TLS is spoken inside QUIC, with certificates that `resolver` finds.
+    pub fn quic_config(&self, resolver: Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let mut config = config(&self.provider, resolver, &[TLS13_ONLY.to_owned()], self.tickets.clone())?;
+        config_mut(&mut config).alpn_protocols = vec![HTTP3.into()];
+        Ok(config)
+    }
+
     /// How TLS is spoken with these options; `alpn` is offered if the options name none.
     pub fn config(&self, options: &TlsOptions, alpn: &[&str]) -> Arc<ServerConfig> {
-        let alpn = if options.alpn.is_empty() {
-            alpn.iter().map(|protocol| (*protocol).to_owned()).collect()
-        } else {
-            options.alpn.clone()
-        };
-        let absent = if options.default_self_signed { Absent::SelfSigned } else { Absent::Refuse };
+        let wanted: Vec<String> = options.alpn.iter().filter(|it| *it != HTTP3).cloned().collect();
+        let usual = || alpn.iter().map(|protocol| (*protocol).to_owned()).collect();
+        let alpn = if wanted.is_empty() { usual() } else { wanted };
+        let absent = Absent::of(options);
         let key = (alpn, options.versions.clone(), absent);
         let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(config) = configs.get(&key) {

@@ -143,7 +143,8 @@ fn refusal(failure: Failure, name: Option<&str>) -> Option<Refusal> {
     })
 }
 
-fn tell(context: &Context, refusal: Option<Refusal>, name: Option<&str>, peer: SocketAddr, port: u16) {
+/// Tells the app that a handshake which came to nothing was for.
+pub fn tell(context: &Context, refusal: Option<Refusal>, name: Option<&str>, peer: SocketAddr, port: u16) {
     tracing::debug!(%peer, port, name, "a TLS handshake came to nothing");
     let Some((refusal, Destination::App(app))) = refusal.zip(name.map(|name| context.destination(name))) else {
         return;

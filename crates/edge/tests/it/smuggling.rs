@@ -12,13 +12,13 @@ use tokio::{
 
 use crate::support::*;
 
-/// A program that writes down what it gets.
-fn recorder() -> (Router, Arc<Mutex<Vec<String>>>) {
+/// A program that writes down what it gets whole.
+pub fn recorder() -> (Router, Arc<Mutex<Vec<String>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let record = seen.clone();
     let program = Router::new().fallback(move |request: Request<axum::body::Body>| async move {
         let (parts, body) = request.into_parts();
-        let body: Bytes = axum::body::to_bytes(body, 1 << 20).await.unwrap_or_default();
+        let Ok(body) = axum::body::to_bytes(body, 1 << 20).await else { return "broken" };
         let line = format!("{} {} {}", parts.method, parts.uri.path(), String::from_utf8_lossy(&body));
         record.lock().unwrap().push(line);
         "ok"
@@ -37,6 +37,14 @@ struct Case {
 const fn refused(name: &'static str, bytes: &'static str) -> Case {
     Case { name, bytes, may_see: &[], status: "400" }
 }
+
+/// The chunks of a body that cannot be understood. The app gets no request whole; the client may be told, or cut off.
+const fn broken(name: &'static str, chunks: &'static str) -> Case {
+    Case { name, bytes: chunks, may_see: &[], status: BROKEN }
+}
+
+/// Stands for the status of a request whose chunks cannot be understood.
+const BROKEN: &str = "";
 
 const CASES: &[Case] = &[
     refused(
@@ -67,6 +75,64 @@ const CASES: &[Case] = &[
     refused("a bare CR in a value", "GET /a HTTP/1.1\r\nHost: %\r\nX: a\rGET /smuggled HTTP/1.1\r\n\r\n"),
     refused("a space in the target", "GET /a b HTTP/1.1\r\nHost: %\r\n\r\n"),
     refused("an unknown version", "GET /a HTTP/1.9\r\nHost: %\r\n\r\n"),
+    refused("a request of HTTP/0.9", "GET /a\r\n\r\n"),
+    refused("tabs in the request line", "GET\t/a\tHTTP/1.1\r\nHost: %\r\n\r\n"),
+    refused("a line without a colon", "GET /a HTTP/1.1\r\nHost: %\r\nnothing\r\n\r\n"),
+    refused("a first line that is folded", "GET /a HTTP/1.1\r\n Host: %\r\n\r\n"),
+    refused("a user in an absolute target", "GET http://user@%/a HTTP/1.1\r\nHost: %\r\n\r\n"),
+    refused(
+        "a space before the colon of a coding",
+        "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    ),
+    refused(
+        "a coding with a control character",
+        "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    ),
+    broken("a chunk whose size ends in a bare LF", "5\nhello\r\n0\r\n\r\n"),
+    broken("a chunk whose extension ends in a bare LF", "5;x\nhello\r\n0\r\n\r\n"),
+    broken("a chunk's size in another notation", "0x5\r\nhello\r\n0\r\n\r\n"),
+    broken("a signed size of a chunk", "+5\r\nhello\r\n0\r\n\r\n"),
+    broken("a chunk's size beyond all bounds", "10000000000000005\r\nhello\r\n0\r\n\r\n"),
+    broken("a chunk that is longer than its size", "3\r\nhello\r\n0\r\n\r\n"),
+    broken("a chunk without an end", "5\r\nhello"),
+    Case {
+        name: "bare LF at the ends of lines (RFC 9112, 2.2)",
+        bytes: "GET /a HTTP/1.1\nHost: %\n\n",
+        may_see: &["GET /a "],
+        status: "200",
+    },
+    Case {
+        name: "empty lines before a request (RFC 9112, 2.2)",
+        bytes: "\r\n\r\nGET /a HTTP/1.1\r\nHost: %\r\n\r\n",
+        may_see: &["GET /a "],
+        status: "200",
+    },
+    Case {
+        name: "trailers cannot frame",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked\r\n\r\n\
+                5\r\nhello\r\n0\r\nContent-Length: 50\r\nTransfer-Encoding: identity\r\n\r\n",
+        may_see: &["POST /a hello"],
+        status: "200",
+    },
+    Case {
+        name: "a name that is nearly a coding's",
+        bytes: "POST /a HTTP/1.1\r\nHost: %\r\nTransfer_Encoding: chunked\r\nContent-Length: 5\r\n\r\nhello",
+        may_see: &["POST /a hello"],
+        status: "200",
+    },
+    Case {
+        name: "an upgrade to HTTP/2 is not passed on",
+        bytes: "GET /a HTTP/1.1\r\nHost: %\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n",
+        may_see: &["GET /a "],
+        status: "200",
+    },
+    Case {
+        name: "a body where there usually is none",
+        bytes: "GET /a HTTP/1.1\r\nHost: %\r\nContent-Length: 5\r\n\r\nhello",
+        may_see: &["GET /a hello"],
+        status: "200",
+    },
     Case {
         name: "a forward proxy's request",
         bytes: "CONNECT %:443 HTTP/1.1\r\nHost: %:443\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: %\r\n\r\n",
@@ -123,10 +189,14 @@ async fn no_ambiguous_request_gets_through() {
     for case in CASES {
         seen.lock().unwrap().clear();
         let mut client = TcpStream::connect(world.http()).await.unwrap();
-        client.write_all(case.bytes.replace('%', &host("shop")).as_bytes()).await.unwrap();
-        let mut status = [0; 12];
-        within(client.read_exact(&mut status)).await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
-        assert_eq!(&String::from_utf8_lossy(&status)[9..], case.status, "{}", case.name);
+        let head = "POST /a HTTP/1.1\r\nHost: %\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let bytes = if case.status == BROKEN { [head, case.bytes].concat() } else { case.bytes.to_owned() };
+        client.write_all(bytes.replace('%', &host("shop")).as_bytes()).await.unwrap();
+        if case.status != BROKEN {
+            let mut status = [0; 12];
+            within(client.read_exact(&mut status)).await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+            assert_eq!(&String::from_utf8_lossy(&status)[9..], case.status, "{}", case.name);
+        }
         // What follows on the connection is read too before it is looked at what the app saw.
         client.shutdown().await.unwrap();
         let _ = within(client.read_to_end(&mut Vec::new())).await;

@@ -26,6 +26,8 @@ async fn refused(change: impl FnOnce(&mut edge::EdgeOptions)) -> EdgeError {
         reserved_ports: Default::default(),
         public_https_port: None,
         trusted_proxies: Vec::new(),
+        maintenance: edge::Maintenance::open(directory.path().join("maintenance.json")),
+        http3: true,
         access_records: true,
         bounds: Default::default(),
     };

@@ -16,7 +16,7 @@ use api::internal::{LogSink, NodeView};
 use axum::Router;
 use bytes::Bytes;
 use catalog::Publisher;
-use edge::{Bounds, Edge, EdgeOptions, Hostnames, PlatformHost, Sockets};
+use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance, PlatformHost, Sockets};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Body;
@@ -110,6 +110,7 @@ pub fn sealing_key(directory: &Path) -> SealingKey {
 pub struct World {
     pub edge: Arc<Edge>,
     pub logs: Arc<Logs>,
+    pub maintenance: Arc<Maintenance>,
     pub directory: TempDir,
     pub ip: Ipv4Addr,
     publisher: Arc<Publisher>,
@@ -127,6 +128,7 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let publisher = Arc::new(Publisher::open(directory.path().join("catalog.jsonl")));
         let (logs, ip) = (Arc::new(Logs::default()), fresh_ip());
+        let maintenance = Maintenance::open(directory.path().join("maintenance.json"));
         let mut options = EdgeOptions {
             http: vec![(ip, 0).into()],
             https: vec![(ip, 0).into()],
@@ -135,18 +137,20 @@ impl World {
             keys: directory.path().join("keys"),
             catalog: publisher.reader(),
             hostnames: hostnames(directory.path()),
+            maintenance: maintenance.clone(),
             logs: logs.clone(),
             platform: BTreeMap::new(),
             reserved_ports: BTreeSet::new(),
             public_https_port: None,
             trusted_proxies: Vec::new(),
+            http3: true,
             access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };
         change(&mut options);
         let catalog = options.catalog.clone();
         let edge = Edge::start(options).await.unwrap();
-        Self { edge, logs, directory, ip, publisher, catalog, view: Arc::default() }
+        Self { edge, logs, maintenance, directory, ip, publisher, catalog, view: Arc::default() }
     }
 
     /// Another edge takes over the sockets. Returns the one that was there before, which is to retire.
@@ -159,11 +163,13 @@ impl World {
             keys: self.directory.path().join("keys"),
             catalog: self.catalog.clone(),
             hostnames: hostnames(self.directory.path()),
+            maintenance: self.maintenance.clone(),
             logs: self.logs.clone(),
             platform: BTreeMap::new(),
             reserved_ports: BTreeSet::new(),
             public_https_port: None,
             trusted_proxies: Vec::new(),
+            http3: true,
             access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };

@@ -43,7 +43,7 @@ pub async fn shake_hands(config: ClientConfig, stream: TcpStream, name: &str) ->
     within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
 }
 
-async fn fetch(stream: TlsStream<TcpStream>, host: &str) -> Answer {
+pub async fn fetch(stream: TlsStream<TcpStream>, host: &str) -> Answer {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     let request = Request::get("/").header("host", host).body(Empty::<Bytes>::new()).unwrap();
@@ -215,5 +215,72 @@ async fn a_handshake_that_takes_too_long_is_cut_off() {
         stream.write_all(beginning).await.unwrap();
         let mut rest = Vec::new();
         let _ = within(stream.read_to_end(&mut rest)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_on_any_connection_to_the_same_name() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let _program = machine.run(mirror()).await;
+    world.know(&[&machine]).await;
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let config = client(&world, &["http/1.1"]);
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(world.edge.authority_path()).unwrap()).unwrap();
+        let config = ClientConfig::builder_with_provider(config.crypto_provider().clone())
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut kinds = Vec::new();
+        for _ in 0..3 {
+            let stream = connect(config.clone(), world.https(), &host("shop")).await.unwrap();
+            kinds.push(stream.get_ref().1.handshake_kind().unwrap());
+            // The ticket comes after the handshake.
+            assert_eq!(fetch(stream, &host("shop")).await.status, StatusCode::OK);
+        }
+        let resumed = rustls::HandshakeKind::Resumed;
+        assert_eq!(kinds, [rustls::HandshakeKind::Full, resumed, resumed], "{version:?}");
+    }
+}
+
+/// What `openssl s_client` says of a connection; nothing where it cannot be run.
+async fn s_client(world: &World, name: &str, flags: &[&str]) -> Option<String> {
+    let openssl = tokio::process::Command::new("openssl")
+        .args(["s_client", "-connect", &world.https().to_string(), "-servername", name])
+        .args(flags)
+        .stdin(std::process::Stdio::null())
+        .output();
+    let output = within(openssl).await.ok()?;
+    Some(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn openssl_finds_nothing_that_a_scanner_would_report() {
+    let mut world = World::start().await;
+    world.know(&[&Machine::of("shop"), &Machine::of("other")]).await;
+    let session = world.directory.path().join("session").display().to_string();
+    let (shop, other) = (host("shop"), host("other"));
+    for (name, flags, said) in [
+        (&shop, &["-tls1_3", "-alpn", "h2,http/1.1"][..], "ALPN protocol: h2"),
+        (&shop, &["-tls1_3", "-alpn", "http/1.1"], "ALPN protocol: http/1.1"),
+        (&shop, &["-tls1_3", "-alpn", "h3"], "no application protocol"),
+        (&shop, &["-tls1_3"], "Early data was not sent"),
+        (&shop, &["-tls1_3", "-groups", "X25519"], "Cipher is TLS_"),
+        (&shop, &["-tls1_3", "-groups", "P-256"], "Cipher is TLS_"),
+        (&shop, &["-tls1_3", "-groups", "ffdhe2048"], "handshake failure"),
+        (&shop, &["-tls1_2"], "Secure Renegotiation IS supported"),
+        (&shop, &["-tls1_2", "-comp"], "Compression: NONE"),
+        (&shop, &["-tls1_2", "-status"], "OCSP response: no response sent"),
+        (&shop, &["-tls1_2", "-sess_out", &session], "New, TLSv1.2"),
+        (&shop, &["-tls1_2", "-sess_in", &session], "Reused, TLSv1.2"),
+        (&other, &["-tls1_2", "-sess_in", &session], "New, TLSv1.2"),
+    ] {
+        let Some(text) = s_client(&world, name, flags).await else {
+            println!("skipped: openssl_finds_nothing_that_a_scanner_would_report: openssl cannot be run");
+            return;
+        };
+        assert!(text.contains(said), "{name} {flags:?}: {said}: {text}");
     }
 }

@@ -1,0 +1,137 @@
+//! One request: read, checked, answered.
+
+use std::sync::Arc;
+
+use ::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use bytes::Bytes;
+use h3::{
+    error::Code,
+    server::{RequestResolver, RequestStream},
+};
+use tokio::time::timeout;
+
+use super::{
+    answer::{Answer, SlowReader},
+    body::RequestBody,
+    transport::{Gone, Quic, Receive},
+};
+use crate::{
+    Refusal,
+    context::Context,
+    http::{self, Busy, Client, InboundBody, has_token},
+    options::BoxError,
+};
+
+/// Fields that belong to a connection of HTTP/1, and are a mistake here (RFC 9114, 4.2).
+const NOT_HERE: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
+/// Methods whose requests usually have no body.
+const WITHOUT_BODY: [Method; 5] = [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE];
+
+/// Answers a request, unless its client goes away meanwhile.
+pub async fn serve(context: Arc<Context>, client: Arc<Client>, resolver: RequestResolver<Quic, Bytes>, mut gone: Gone) {
+    let (request, stream) = match timeout(context.bounds.header, resolver.resolve_request()).await {
+        Ok(Ok(read)) => read,
+        Ok(Err(error)) => return tracing::debug!(peer = %client.peer, "a request was not understood: {error}"),
+        Err(_) => return tracing::debug!(peer = %client.peer, "a request did not come in time"),
+    };
+    let (send, receive) = stream.split();
+    let mut answer = Answer::new(send, request.method(), context.bounds.answer_pace);
+    // As long as this lives the connection is not idle: until the client has all of the answer.
+    let busy = Busy::new(client);
+    tokio::select! {
+        biased;
+        done = exchange(&context, &busy, request, receive, &mut answer) => {
+            if let Err(error) = done {
+                if error.is::<SlowReader>() {
+                    context.limits.abused(&context.journal, &busy.0.connection, &Refusal::SlowReader);
+                }
+                return tracing::debug!(peer = %busy.0.peer, "an answer did not reach its client: {error}");
+            }
+        }
+        () = context.aborting.cancelled() => return,
+        () = gone.as_mut() => return,
+    }
+    tokio::select! {
+        () = gone => {}
+        () = context.aborting.cancelled() => {}
+    }
+}
+
+async fn exchange(
+    context: &Arc<Context>,
+    busy: &Busy,
+    request: Request<()>,
+    mut receive: RequestStream<Receive, Bytes>,
+    answer: &mut Answer,
+) -> Result<(), BoxError> {
+    let Ok(length) = check(request.headers()) else {
+        receive.stop_sending(Code::H3_MESSAGE_ERROR);
+        answer.reset(Code::H3_MESSAGE_ERROR);
+        return Err("the request has fields of a connection of HTTP/1, or lengths that differ".into());
+    };
+    let expects = request.headers().get(header::EXPECT).is_some_and(|expect| has_token(expect, "100-continue"));
+    let (mut body, wanted) = RequestBody::new(receive, length);
+    if !expects && length.is_none() && WITHOUT_BODY.contains(request.method()) {
+        // Whether there is a body decides how a machine gets the request.
+        timeout(context.bounds.header, body.look()).await?;
+    }
+    let request = request.map(|()| InboundBody::from(body));
+    let mut answering = std::pin::pin!(http::answer(context.clone(), busy.clone(), request));
+    let response = tokio::select! {
+        biased;
+        response = answering.as_mut() => response,
+        Ok(()) = wanted, if expects => {
+            answer.inform(StatusCode::CONTINUE).await?;
+            answering.await
+        }
+    };
+    answer.send(response).await
+}
+
+/// The length that a request says its body has, if it says one and nothing that makes no sense here.
+fn check(headers: &HeaderMap) -> Result<Option<u64>, ()> {
+    let trailers_only = |te: &HeaderValue| te.as_bytes().eq_ignore_ascii_case(b"trailers");
+    if NOT_HERE.iter().any(|name| headers.contains_key(*name)) || !headers.get_all(header::TE).iter().all(trailers_only)
+    {
+        return Err(());
+    }
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lengths.next() else { return Ok(None) };
+    let digits = first.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).ok_or(())?;
+    if lengths.any(|other| other != first) {
+        return Err(());
+    }
+    digits.parse().map(Some).map_err(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_frames_a_message_elsewhere_has_no_place_here() {
+        let of = |fields: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            check(&headers)
+        };
+        assert_eq!(of(&[]), Ok(None));
+        assert_eq!(of(&[("content-length", "5"), ("te", "trailers")]), Ok(Some(5)));
+        assert_eq!(of(&[("content-length", "5"), ("content-length", "5")]), Ok(Some(5)));
+        for bad in [
+            &[("content-length", "5"), ("content-length", "6")][..],
+            &[("content-length", "5, 5")],
+            &[("content-length", "+5")],
+            &[("content-length", "")],
+            &[("content-length", "99999999999999999999")],
+            &[("transfer-encoding", "chunked")],
+            &[("connection", "close")],
+            &[("upgrade", "websocket")],
+            &[("te", "gzip")],
+        ] {
+            assert_eq!(of(bad), Err(()), "{bad:?}");
+        }
+    }
+}
