@@ -1,3 +1,5 @@
+//! The frame filter against frames of every kind, however they are cut.
+
 use proptest::prelude::*;
 
 use super::*;
