@@ -114,7 +114,8 @@ fn end_of_head(bytes: &[u8], from: usize) -> Option<usize> {
 /// Takes a request's head from the beginning of `inbox`, once it is whole.
 pub fn take_request(inbox: &mut BytesMut, seen: &mut Seen, limit: usize) -> Result<Option<RequestHead>, BadHead> {
     // Other protocols have no lines to wait for.
-    if inbox.first().is_some_and(|byte| !byte.is_ascii_graphic() && !matches!(byte, b'\r' | b'\n')) {
+    let first = inbox.iter().find(|byte| !matches!(byte, b'\r' | b'\n'));
+    if first.is_some_and(|byte| !byte.is_ascii_graphic()) {
         return Err(httparse::Error::Token.into());
     }
     let Some(head) = seen.take(inbox, limit)? else { return Ok(None) };
