@@ -225,5 +225,7 @@ async fn no_request_is_lost_between_sleep_and_wake() {
     for client in clients {
         within(client).await.unwrap();
     }
-    assert!(node.slept.load(SeqCst) > 0, "it never slept, so nothing was shown");
+    // On a busy machine it may never have had the time.
+    until("it falls asleep", || node.slept.load(SeqCst) > 0).await;
+    assert_eq!(world.get("shop", "/").await.body, "awake");
 }
