@@ -41,8 +41,8 @@ fn main() -> ExitCode {
 fn compare(wanted: &[String]) -> Result<()> {
     load::allow_all_files();
     let scratch = tempfile::tempdir()?;
-    let origin = origin::Origin::start(scratch.path()).context("the origin")?;
-    let fleet = peers::Fleet::new(scratch.path(), &origin)?;
+    let _origin = origin::Origin::start(scratch.path()).context("the origin")?;
+    let fleet = peers::Fleet::new(scratch.path())?;
     for missing in fleet.missing() {
         println!("skipped: {missing}: the program is not on this machine");
     }

@@ -58,7 +58,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// Writes each proxy's configuration below `scratch`.
-    pub fn new(scratch: &Path, _origin: &origin::Origin) -> Result<Self> {
+    pub fn new(scratch: &Path) -> Result<Self> {
         let ports = Ports { http: 18000, https: 18001, tcp: 18002, udp: origin::UDP };
         let certificate = certificate(scratch)?;
         let haproxy = write(scratch, "haproxy.cfg", &haproxy(&ports, &certificate))?;

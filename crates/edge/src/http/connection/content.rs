@@ -17,6 +17,9 @@ use crate::{
     options::BoxError,
 };
 
+/// So much may come before its turn.
+const MAX_EARLY: usize = 64 * 1024;
+
 /// What the connection and the content of its present request share.
 pub struct Conversation {
     /// The connection.
@@ -110,10 +113,10 @@ impl Talk {
 
 impl Conversation {
     /// Whether the client is gone, as far as that can be told: it has closed, or reset. What it sends before its turn
-    /// is kept, up to `limit`.
-    pub fn is_gone(&mut self, cx: &mut Context<'_>, limit: usize) -> bool {
+    /// is kept, up to a bound.
+    pub fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         // Content that nobody has read yet would be in the way.
-        while self.decoder.is_ended() && self.wire.inbox.len() < limit {
+        while self.decoder.is_ended() && self.wire.inbox.len() < MAX_EARLY {
             match self.wire.poll_fill(cx) {
                 Poll::Ready(Ok(read)) if read > 0 => {}
                 Poll::Ready(_) => return true,

@@ -46,8 +46,6 @@ use crate::{
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How many bytes of a request that nobody wanted are read, so that its client reads the answer, and for how long.
 const UNWANTED: (usize, Duration) = (256 * 1024, Duration::from_secs(2));
-/// So much may come before its turn.
-const MAX_EARLY: usize = 64 * 1024;
 
 /// How a connection ended.
 pub enum Served {
@@ -63,7 +61,7 @@ enum Then {
     Next,
     /// It is closed.
     Close,
-    /// It belongs to somebody else now.
+    /// Its client has gone, or it belongs to somebody else now.
     Gone,
 }
 
@@ -158,7 +156,7 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
     let mut work = Box::pin(request::answer(context.clone(), busy, Request::from_parts(parts, body)));
     let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(response) => Poll::Ready(Some(response)),
-        Poll::Pending if talk.lock().is_gone(cx, MAX_EARLY) => Poll::Ready(None),
+        Poll::Pending if talk.lock().is_gone(cx) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await;

@@ -21,9 +21,6 @@ use crate::{
     splice::Pipe,
 };
 
-/// So much may come before its turn while an answer is written.
-const MAX_EARLY: usize = 64 * 1024;
-
 /// What of a request says how its answer is written.
 #[derive(Default)]
 pub struct Asked {
@@ -102,7 +99,7 @@ where
             } else if self.body.is_none() {
                 return Poll::Ready(Ok(()));
             } else if !is_bulk || self.poll_bulk(cx, &mut conversation)?.is_pending() {
-                if conversation.is_gone(cx, MAX_EARLY) {
+                if conversation.is_gone(cx) {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()));
                 }
                 return Poll::Pending;
