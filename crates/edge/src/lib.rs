@@ -27,6 +27,7 @@ mod choose;
 mod context;
 mod edge;
 mod error;
+mod gathered;
 pub mod geography;
 mod hostnames;
 mod http;

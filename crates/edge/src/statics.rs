@@ -16,13 +16,15 @@ use crate::{choose::Chosen, context::Context, replay::Head, upstream::Answered};
 /// How long the file server may take until the header of its answer is there.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The answer of a machine's file server, if the request may be for a file and there is one.
-pub async fn ask(context: &Context, chosen: &Chosen, head: &Head) -> Option<Answered> {
+/// Whether a request may be for one of the machine's files.
+pub fn may_have(chosen: &Chosen, head: &Head) -> bool {
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     let below = |prefix: &String| Static::holds(prefix, head.uri.path());
-    if !reads || !chosen.route.statics.iter().any(below) {
-        return None;
-    }
+    reads && chosen.route.statics.iter().any(below)
+}
+
+/// The answer of a machine's file server to a request that may be for a file, if there is one.
+pub async fn ask(context: &Context, chosen: &Chosen, head: &Head) -> Option<Answered> {
     let mut asked = head.clone();
     // A body, were there one, is the program's.
     for field in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT] {

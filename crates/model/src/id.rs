@@ -174,11 +174,20 @@ const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// The ULID of this moment (milliseconds since 1970) and these random bits: 26 characters that sort by time.
 pub fn ulid(unix_ms: u64, random: [u8; 10]) -> String {
+    let mut text = String::with_capacity(26);
+    push_ulid(&mut text, unix_ms, random);
+    text
+}
+
+/// Writes it behind a text.
+pub fn push_ulid(text: &mut String, unix_ms: u64, random: [u8; 10]) {
     let mut bits = u128::from(unix_ms) << 80;
     for (index, byte) in random.iter().enumerate() {
         bits |= u128::from(*byte) << (72 - 8 * index);
     }
-    (0..26).rev().map(|digit| char::from(CROCKFORD[(bits >> (5 * digit)) as usize & 31])).collect()
+    for digit in (0..26).rev() {
+        text.push(char::from(CROCKFORD[(bits >> (5 * digit)) as usize & 31]));
+    }
 }
 
 impl InstanceId {

@@ -22,6 +22,10 @@ use anyhow::{Context, Result};
 
 const ROUNDS: usize = 3;
 
+/// The allocator of the `dunlin` program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.first().map(String::as_str) {

@@ -3,43 +3,55 @@
 //! A request that comes with a valid `traceparent` continues its trace: the edge is a span of it, and the machine gets
 //! the edge's span as its parent. Any other request begins a new trace. `tracestate` passes as it is.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-/// `00-<32 hex>-<16 hex>-<2 hex>`
+/// `00-<trace: 32 hex>-<span: 16 hex>-<flags: 2 hex>`
 const LENGTH: usize = 55;
+const TRACE: Range<usize> = 3..35;
+const SPAN: Range<usize> = 36..52;
 
-/// Where a request stands in its trace.
+/// Where a request stands in its trace: what the machine reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
-    /// The trace, 32 hexadecimal digits.
-    pub trace_id: String,
-    /// The edge's own span in it, 16 hexadecimal digits.
-    pub span_id: String,
-    sampled: bool,
-}
+pub struct Trace(HeaderValue);
 
 impl Trace {
     /// The trace of a request; its header then says what the machine shall read.
     pub fn take_part(headers: &mut HeaderMap) -> Self {
         let mut fields = headers.get_all(TRACEPARENT).iter();
         let parent = fields.next().filter(|_| fields.next().is_none());
-        let trace = match parent.and_then(|field| parse(field.as_bytes())) {
-            Some((trace_id, sampled)) => Self { trace_id: trace_id.to_owned(), span_id: digits::<8>(), sampled },
+        let mut text = [b'-'; LENGTH];
+        text[..2].copy_from_slice(b"00");
+        text[LENGTH - 2..].copy_from_slice(b"00");
+        write_digits::<8>(&mut text[SPAN]);
+        match parent.and_then(|field| parse(field.as_bytes())) {
+            Some((trace_id, sampled)) => {
+                text[TRACE].copy_from_slice(trace_id.as_bytes());
+                text[LENGTH - 1] = b'0' + u8::from(sampled);
+            }
             None => {
+                write_digits::<16>(&mut text[TRACE]);
                 // A list of states belongs to the trace that it came with.
                 headers.remove(TRACESTATE);
-                Self { trace_id: digits::<16>(), span_id: digits::<8>(), sampled: false }
             }
-        };
-        headers.insert(TRACEPARENT, trace.value());
+        }
+        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text));
+        let trace = Self(value.expect("digits and dashes are a field's value"));
+        headers.insert(TRACEPARENT, trace.0.clone());
         trace
     }
 
-    fn value(&self) -> HeaderValue {
-        let text = format!("00-{}-{}-0{}", self.trace_id, self.span_id, u8::from(self.sampled));
-        HeaderValue::from_str(&text).expect("digits and dashes are a field's value")
+    /// The trace, 32 hexadecimal digits.
+    pub fn trace_id(&self) -> &str {
+        self.part(TRACE)
+    }
+
+    fn part(&self, part: Range<usize>) -> &str {
+        self.0.to_str().ok().and_then(|text| text.get(part)).unwrap_or_default()
     }
 }
 
@@ -64,11 +76,11 @@ fn is_hex(text: &str, length: usize) -> bool {
     text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// So many random bytes in hexadecimal digits; never all zero.
-fn digits<const N: usize>() -> String {
+/// Writes so many random bytes in hexadecimal digits; never all zero.
+fn write_digits<const N: usize>(to: &mut [u8]) {
     let mut bytes: [u8; N] = kit::random::for_names();
     bytes[0] |= 1;
-    hex::encode(bytes)
+    hex::encode_to_slice(bytes, to).expect("there is room for two digits of each byte");
 }
 
 #[cfg(test)]
@@ -92,12 +104,12 @@ mod tests {
     #[test]
     fn a_trace_goes_on_with_the_edge_as_parent() {
         let (headers, trace) = with(&[PARENT]);
-        assert_eq!(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
-        assert_ne!(trace.span_id, "00f067aa0ba902b7");
-        assert_eq!(headers[TRACEPARENT], format!("00-{}-{}-01", trace.trace_id, trace.span_id));
+        assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_ne!(trace.part(SPAN), "00f067aa0ba902b7");
+        assert_eq!(headers[TRACEPARENT], format!("00-{}-{}-01", trace.trace_id(), trace.part(SPAN)));
         assert_eq!(headers[TRACESTATE], "a=b");
         let later = format!("cc{}-what-comes", &PARENT[2..]);
-        assert_eq!(with(&[&later]).1.trace_id, trace.trace_id);
+        assert_eq!(with(&[&later]).1.trace_id(), trace.trace_id());
     }
 
     #[test]
@@ -108,11 +120,11 @@ mod tests {
         let invalid = format!("ff{}", &PARENT[2..]);
         for bad in [&zero_trace[..], &zero_parent, &upper, &longer, &invalid, "", "00-1-2-3"] {
             let (headers, trace) = with(&[bad]);
-            assert_ne!(trace.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
+            assert_ne!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
             assert!(!headers.contains_key(TRACESTATE), "{bad}");
             assert!(parse(headers[TRACEPARENT].as_bytes()).is_some());
         }
-        assert_ne!(with(&[PARENT, PARENT]).1.trace_id, "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert_ne!(with(&[PARENT, PARENT]).1.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
     }
 
     proptest! {

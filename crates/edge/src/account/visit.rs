@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, StatusCode, Version};
+use http::{Method, Request, StatusCode, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{Trace, record::Record};
@@ -26,9 +26,9 @@ pub struct Account {
     client: IpAddr,
     began: Instant,
     method: Method,
-    target: String,
+    target: Option<PathAndQuery>,
     version: Version,
-    host: OnceLock<String>,
+    host: OnceLock<Arc<str>>,
     app: OnceLock<Arc<AppState>>,
     place: OnceLock<Place>,
     machine: OnceLock<Arc<Machine>>,
@@ -41,7 +41,6 @@ impl Account {
     /// Opens the account of a request, which from here on is part of a trace.
     pub fn open<B>(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Request<B>) -> Self {
         let trace = Trace::take_part(request.headers_mut());
-        let target = request.uri().path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
         Self {
             journal: journal.clone(),
             id: id.clone(),
@@ -49,7 +48,7 @@ impl Account {
             client,
             began: Instant::now(),
             method: request.method().clone(),
-            target,
+            target: request.uri().path_and_query().cloned(),
             version: request.version(),
             host: OnceLock::new(),
             app: OnceLock::new(),
@@ -62,9 +61,9 @@ impl Account {
     }
 
     /// It is for this app, by this host name.
-    pub fn is_for(&self, app: &Arc<AppState>, host: &str) {
+    pub fn is_for(&self, app: &Arc<AppState>, host: &Arc<str>) {
         let _ = self.app.set(app.clone());
-        let _ = self.host.set(host.to_owned());
+        let _ = self.host.set(host.clone());
     }
 
     /// It has this place among the requests of its app, for as long as the account is open.
@@ -111,8 +110,8 @@ impl Drop for Account {
         let (status, first_byte) = self.answer.get().copied().unwrap_or_default();
         let record = Record {
             method: &self.method,
-            target: &self.target,
-            host: self.host.get().map_or("", String::as_str),
+            target: self.target.as_ref().map_or("/", PathAndQuery::as_str),
+            host: self.host.get().map_or("", |host| host),
             version: self.version,
             client: self.client,
             status: status.as_u16(),
@@ -121,7 +120,7 @@ impl Drop for Account {
             first_byte,
             total: self.began.elapsed(),
             request_id: self.id.as_str(),
-            trace_id: &self.trace.trace_id,
+            trace_id: self.trace.trace_id(),
         };
         self.journal.access(app, self.machine.get().map(|machine| &machine.id), &record);
     }

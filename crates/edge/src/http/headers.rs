@@ -59,6 +59,9 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 
+/// What an app says to the platform about remembering its orders.
+const REPLAY_CACHE: [&str; 3] = ["fly-replay-cache", "fly-replay-cache-ttl-secs", "fly-replay-cache-allow-bypass"];
+
 /// Fields that frame, route or authorize a message: after its content they would come too late to be true (RFC 9110,
 /// 6.5.1).
 const NEVER_TRAILERS: [&str; 16] = [
@@ -89,10 +92,9 @@ pub fn to_machine(
     id: &RequestId,
     region: &HeaderValue,
 ) {
-    drop_hop_by_hop(headers);
-    drop_forgeries(headers);
+    drop_hop_by_hop(headers, |name| is_forged(name.as_str()));
     join_cookies(headers);
-    headers.insert(header::HOST, text(&host.authority));
+    headers.insert(header::HOST, host.field());
     let fields = client.fields();
     headers.insert(FLY_CLIENT_IP, fields.ip.clone());
     headers.insert(FLY_REQUEST_ID, id.value());
@@ -131,19 +133,14 @@ fn text(text: &str) -> HeaderValue {
 
 /// Makes a machine's fields those that the client gets.
 pub fn to_client(headers: &mut HeaderMap) {
-    drop_hop_by_hop(headers);
+    drop_hop_by_hop(headers, |name| REPLAY_CACHE.contains(&name.as_str()));
     headers.remove(header::TE);
-    for name in ["fly-replay-cache", "fly-replay-cache-ttl-secs", "fly-replay-cache-allow-bypass"] {
-        headers.remove(name);
-    }
 }
 
 /// Makes a client's trailers those that a machine gets, and a machine's those that the client gets: some servers mix
 /// them with the header, so what must not be forged there must not be forged here.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    drop_hop_by_hop(trailers);
-    drop_forgeries(trailers);
-    NEVER_TRAILERS.iter().for_each(|name| drop(trailers.remove(*name)));
+    drop_hop_by_hop(trailers, |name| is_forged(name.as_str()) || NEVER_TRAILERS.contains(&name.as_str()));
     trailers.remove(header::TE);
 }
 
@@ -184,19 +181,28 @@ fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
     headers.insert(name, list);
 }
 
-/// Drops what belongs to one connection, and what the Connection field says does. `TE: trailers` stays: it is true of
-/// us too, and gRPC asks for it.
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
+/// Drops what belongs to one connection, what the Connection field says does, and what `other` says. `TE: trailers`
+/// stays: it is true of us too, and gRPC asks for it. The names that are there are walked through once: there are fewer
+/// of them than of those that could be.
+fn drop_hop_by_hop(headers: &mut HeaderMap, other: impl Fn(&HeaderName) -> bool) {
+    let goes = |name: &&HeaderName| HOP_BY_HOP.contains(&name.as_str()) || other(name);
+    let names: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    if names.is_empty() {
+        return;
+    }
     let trailers = headers.get_all(header::TE).iter().any(|te| has_token(te, "trailers"));
-    if let Entry::Occupied(connection) = headers.entry(header::CONNECTION) {
-        let (_, listed) = connection.remove_entry_mult();
-        let listed: Vec<HeaderValue> = listed.collect();
-        let names = listed.iter().flat_map(tokens).filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok());
-        for name in names.filter(|name| !is_end_to_end(name)) {
-            headers.remove(name);
+    for name in names {
+        let Entry::Occupied(field) = headers.entry(&name) else { continue };
+        let (_, values) = field.remove_entry_mult();
+        if name == header::CONNECTION {
+            let lists: Vec<HeaderValue> = values.collect();
+            let listed =
+                lists.iter().flat_map(tokens).filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok());
+            for name in listed.filter(|name| !is_end_to_end(name)) {
+                headers.remove(name);
+            }
         }
     }
-    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(*name)));
     if trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -207,20 +213,13 @@ fn is_end_to_end(name: &HeaderName) -> bool {
     [header::CONTENT_LENGTH, header::HOST, header::CONTENT_TYPE, header::COOKIE, header::AUTHORIZATION].contains(name)
 }
 
-/// Many app servers cannot tell `Fly_Client_IP` from `Fly-Client-IP`, and some take any sign for a dash, so a name is
-/// looked at as they see it.
-fn drop_forgeries(headers: &mut HeaderMap) {
-    let forgeries: Vec<HeaderName> = headers.keys().filter(|name| is_forged(name.as_str())).cloned().collect();
-    for name in forgeries {
-        headers.remove(name);
-    }
-}
-
 /// Whether a field is one by which the platform speaks, so that nobody else may set it.
 pub fn is_ours(name: &HeaderName) -> bool {
     is_forged(name.as_str())
 }
 
+/// Many app servers cannot tell `Fly_Client_IP` from `Fly-Client-IP`, and some take any sign for a dash, so a name is
+/// looked at as they see it.
 fn is_forged(name: &str) -> bool {
     // Of the names that matter each begins with one of these letters.
     if !name.starts_with(['d', 'f', 'x']) {
@@ -249,8 +248,9 @@ fn dashed(byte: u8) -> u8 {
 
 /// HTTP/2 may send a cookie list in pieces; HTTP/1.1 wants one line (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let pieces: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    if pieces.len() > 1 {
+    let cookies = headers.get_all(header::COOKIE);
+    if cookies.iter().nth(1).is_some() {
+        let pieces: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
         let joined = HeaderValue::from_bytes(&pieces.join(&b"; "[..]));
         headers.insert(header::COOKIE, joined.expect("field values joined by a semicolon are a field value"));
     }
@@ -317,7 +317,7 @@ mod tests {
         ] {
             headers.append(name, HeaderValue::from_static(value));
         }
-        drop_hop_by_hop(&mut headers);
+        drop_hop_by_hop(&mut headers, |_| false);
         let mut left = names(&headers);
         left.sort_unstable();
         assert_eq!(left, ["content-length", "te", "trailer"]);
@@ -329,7 +329,7 @@ mod tests {
         fn nothing_that_reads_like_ours_is_left(name in "[xf][-_.a-z]{1,20}") {
             let mut headers = HeaderMap::new();
             headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("6.6.6.6"));
-            drop_forgeries(&mut headers);
+            drop_hop_by_hop(&mut headers, |name| is_forged(name.as_str()));
             let dashed = name.replace(['_', '.'], "-");
             if dashed.starts_with("fly-") && !CLIENTS.contains(&dashed.as_str()) {
                 prop_assert!(headers.is_empty());

@@ -1,16 +1,18 @@
 //! Which host a request is for.
 
-use http::{Method, Request, Uri, Version, header::HOST};
+use std::sync::Arc;
+
+use http::{HeaderValue, Method, Request, Uri, Version, header::HOST};
 
 use crate::Refusal;
 
 /// A host as the client wrote it, and as it is looked up.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Host {
-    /// With the port, as the machine gets it.
-    pub authority: String,
+    /// With the port; it is text.
+    authority: HeaderValue,
     /// The name alone, in lower case, without a dot at its end.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Host {
@@ -26,18 +28,34 @@ impl Host {
         if fields.next().is_some() {
             return Err(bad("it has more than one Host field"));
         }
+        let not_a_name = || bad("its Host field is not a host name");
         let authority = match (uri.authority(), field) {
-            (Some(authority), _) => authority.as_str(),
-            (None, Some(field)) => field.to_str().map_err(|_| bad("its Host field is not a host name"))?,
-            (None, None) => secured.ok_or_else(|| bad("it has no Host field"))?,
+            (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| not_a_name())?,
+            (None, Some(field)) => field.clone(),
+            (None, None) => {
+                let secured = secured.ok_or_else(|| bad("it has no Host field"))?;
+                HeaderValue::from_str(secured).map_err(|_| not_a_name())?
+            }
         };
-        let name = name(authority).ok_or_else(|| bad("its Host field is not a host name"))?;
-        Ok(Self { authority: authority.to_owned(), name })
+        let name = authority.to_str().ok().and_then(in_authority).ok_or_else(not_a_name)?;
+        let is_lower = !name.bytes().any(|byte| byte.is_ascii_uppercase());
+        let name = if is_lower { name.into() } else { name.to_ascii_lowercase().into() };
+        Ok(Self { authority, name })
+    }
+
+    /// The host as the machine gets it: as the client wrote it, with the port.
+    pub fn field(&self) -> HeaderValue {
+        self.authority.clone()
+    }
+
+    /// The same as text.
+    pub fn authority(&self) -> &str {
+        self.authority.to_str().unwrap_or_default()
     }
 
     /// The host with another port; none is written if it is 443.
     pub fn with_https_port(&self, port: u16) -> String {
-        if port == 443 { self.name.clone() } else { format!("{}:{port}", self.name) }
+        if port == 443 { self.name.to_string() } else { format!("{}:{port}", self.name) }
     }
 }
 
@@ -58,13 +76,18 @@ pub fn check_target(method: &Method, uri: &Uri) -> Result<(), Refusal> {
 
 /// The host name in `authority`, in lower case, without port and without a dot at its end; `None` if it is not one.
 pub fn name(authority: &str) -> Option<String> {
+    in_authority(authority).map(str::to_ascii_lowercase)
+}
+
+/// The same as it is written there.
+fn in_authority(authority: &str) -> Option<&str> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !host.starts_with('[') || host.ends_with(']') => (host, port),
         _ => (authority, ""),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     let is_port = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
-    (is_port && (is_address(host) || is_name(host))).then(|| host.to_ascii_lowercase())
+    (is_port && (is_address(host) || is_name(host))).then_some(host)
 }
 
 fn is_name(host: &str) -> bool {
@@ -117,12 +140,12 @@ mod tests {
             Host::of(&request.body(()).unwrap(), secured)
         };
         let host = of("http://a:1/", &["b"], Version::HTTP_11, None).unwrap();
-        assert_eq!((host.authority.as_str(), host.name.as_str()), ("a:1", "a"));
+        assert_eq!((host.authority(), &*host.name), ("a:1", "a"));
         assert!(of("/", &["b", "b"], Version::HTTP_11, None).is_err());
         assert!(of("/", &[], Version::HTTP_11, Some("a")).is_err());
         assert!(of("/", &[], Version::HTTP_10, None).is_err());
-        assert_eq!(of("/", &[], Version::HTTP_10, Some("a")).unwrap().name, "a");
-        assert_eq!(of("/", &["b"], Version::HTTP_10, Some("a")).unwrap().name, "b");
+        assert_eq!(of("/", &[], Version::HTTP_10, Some("a")).unwrap().name.as_ref(), "a");
+        assert_eq!(of("/", &["b"], Version::HTTP_10, Some("a")).unwrap().name.as_ref(), "b");
     }
 
     #[test]

@@ -28,6 +28,10 @@ const UNAVAILABLE: HeaderName = HeaderName::from_static("fly-preferred-instance-
 /// What the fields of a request ask for.
 pub fn wish_of(headers: &HeaderMap) -> Result<Wish, Refusal> {
     let mut wish = Wish::default();
+    // Most clients ask for nothing.
+    if !headers.keys().any(|name| name.as_str().starts_with("fly-")) {
+        return Ok(wish);
+    }
     if let Some(list) = text(headers, FORCE_REGION) {
         let (regions, strange) = places(list);
         if regions.is_empty() || strange.is_some() {

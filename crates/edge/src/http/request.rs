@@ -39,6 +39,7 @@ use crate::{
     context::{Context, Destination},
     limits::{AnswerBegun, Paced},
     machine::AppState,
+    options::PlatformHost,
     replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
     statics, tls, tunnel,
@@ -51,13 +52,50 @@ const MAX_RESENDS: u32 = 2;
 const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Answers a request, whatever happens.
-pub async fn answer(context: Arc<Context>, busy: Busy, mut request: Request<InboundBody>) -> Response<ClientBody> {
-    let id = RequestId::new(&context.region);
-    busy.0.connection.request();
-    busy.0.multiplexed.came_by(request.version());
-    let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
-    let (format, version) = (Format::of(request.headers()), request.version());
-    let mut response = route(&context, &busy, &id, &account, request).await.unwrap_or_else(|refusal| {
+///
+/// What has nothing to wait for is done by plain functions, which take what they need by value: a future keeps room for
+/// all that is borrowed in it, and there are as many of this one as requests under way.
+pub async fn answer(context: Arc<Context>, busy: Busy, request: Request<InboundBody>) -> Response<ClientBody> {
+    let Arrival { id, account, format, version, request } = Arrival::of(&context, &busy, request);
+    let carried = match route(&context, &busy, &id, &account, request) {
+        Ok(Way::Here(answer)) => Ok(answer),
+        Ok(Way::Platform(platform, request)) => {
+            Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), &id))
+        }
+        Ok(Way::App(visit)) => visit.carry().await,
+        Err(refusal) => Err(refusal),
+    };
+    finish(&context, carried, (id, account, format, version), busy)
+}
+
+/// A request that has just come.
+struct Arrival {
+    id: RequestId,
+    account: Account,
+    /// How a refusal is told.
+    format: Format,
+    version: Version,
+    request: Request<InboundBody>,
+}
+
+impl Arrival {
+    fn of(context: &Context, busy: &Busy, mut request: Request<InboundBody>) -> Self {
+        let id = RequestId::new(&context.region);
+        busy.0.connection.request();
+        busy.0.multiplexed.came_by(request.version());
+        let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
+        Self { id, account, format: Format::of(request.headers()), version: request.version(), request }
+    }
+}
+
+/// Makes whatever became of a request the client's answer.
+fn finish(
+    context: &Context,
+    carried: Result<Response<ResponseBody>, Refusal>,
+    (id, account, format, version): (RequestId, Account, Format, Version),
+    busy: Busy,
+) -> Response<ClientBody> {
+    let mut response = carried.unwrap_or_else(|refusal| {
         account.refused(&refusal);
         let mut page = page::answer(&refusal, format, &id);
         if refusal.ends_connection() && version < Version::HTTP_2 {
@@ -65,7 +103,7 @@ pub async fn answer(context: Arc<Context>, busy: Busy, mut request: Request<Inbo
         }
         signed(page, &id)
     });
-    leave::make_last(&context, version, &mut response);
+    leave::make_last(context, version, &mut response);
     account.answered(response.status());
     response.map(|body| ClientBody::new(body, account, busy))
 }
@@ -75,14 +113,24 @@ fn signed(mut response: Response<ResponseBody>, id: &RequestId) -> Response<Resp
     response
 }
 
+/// Where a request goes.
+enum Way<'a> {
+    /// Nowhere: this is its answer.
+    Here(Response<ResponseBody>),
+    /// To the platform itself.
+    Platform(PlatformHost, Request<InboundBody>),
+    /// To an app.
+    App(Box<Visit<'a>>),
+}
+
 /// Finds out whom the request is for.
-async fn route(
-    context: &Arc<Context>,
-    busy: &Busy,
-    id: &RequestId,
-    account: &Account,
+fn route<'a>(
+    context: &'a Arc<Context>,
+    busy: &'a Busy,
+    id: &'a RequestId,
+    account: &'a Account,
     mut request: Request<InboundBody>,
-) -> Result<Response<ResponseBody>, Refusal> {
+) -> Result<Way<'a>, Refusal> {
     let client = &busy.0;
     let host = Host::of(&request, client.secured_name())?;
     check_target(request.method(), request.uri())?;
@@ -94,21 +142,21 @@ async fn route(
     if let Some(proof) = context.hostnames.http_challenge(&host.name, request.uri().path())
         && client.port == catalog::HTTP_PORT
     {
-        return Ok(signed(page::plain_text(proof), id));
+        return Ok(Way::Here(signed(page::plain_text(proof), id)));
     }
     match context.destination(&host.name) {
         Destination::Platform(platform) if [catalog::HTTP_PORT, catalog::HTTPS_PORT].contains(&client.port) => {
             prepare(&mut request, context, client, &host, id);
-            Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), id))
+            Ok(Way::Platform(platform, request))
         }
         Destination::App(app) => {
-            let visit = Visit { context, busy, id, account, host, app: &app, upgrade };
-            visit.carry(request).await
+            let visitor = Visitor { context, busy, id, account, host, app };
+            visitor.enter(upgrade, request)
         }
         _ => {
             // An app without machines may be in maintenance mode.
             let closed = context.label(&host.name).and_then(|app| context.maintenance_of(app));
-            Err(closed.unwrap_or(Refusal::UnknownHost { host: host.name }))
+            Err(closed.unwrap_or(Refusal::UnknownHost { host: host.name.to_string() }))
         }
     }
 }
@@ -116,8 +164,8 @@ async fn route(
 /// A connection secured for one name carries requests for that name only: its certificate proves no other, and the
 /// client may have mixed them up (RFC 9110, 15.5.20).
 fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
-    match client.secured_name().filter(|secured| *secured != host.name) {
-        Some(secured) => Err(Refusal::Misdirected { secured: secured.to_owned(), host: host.name.clone() }),
+    match client.secured_name().filter(|secured| **secured != *host.name) {
+        Some(secured) => Err(Refusal::Misdirected { secured: secured.to_owned(), host: host.name.to_string() }),
         None => Ok(()),
     }
 }
@@ -142,28 +190,33 @@ enum Gate {
 /// A request that was sent: its answer, and who gave it.
 type Sent = (Response<AnswerBody>, Chosen);
 
-/// What came back.
-enum Reply {
-    /// An answer for the client.
-    Answer(Box<Sent>),
-    /// An order to send the request elsewhere.
-    Order(Box<ReplayOrder>),
-}
-
-/// A request on its way to an app.
-struct Visit<'a> {
+/// Whose request it is, and which app's.
+struct Visitor<'a> {
     context: &'a Arc<Context>,
     busy: &'a Busy,
     id: &'a RequestId,
     account: &'a Account,
     host: Host,
-    app: &'a AppName,
-    upgrade: Option<Upgrade>,
+    app: AppName,
 }
 
-impl Visit<'_> {
-    async fn carry(self, mut request: Request<InboundBody>) -> Result<Response<ResponseBody>, Refusal> {
-        let unknown = || Refusal::UnknownHost { host: self.host.name.clone() };
+/// A request on its way to an app.
+struct Visit<'a> {
+    visitor: Visitor<'a>,
+    upgrade: Option<Upgrade>,
+    /// The app as it was when the request came.
+    origin: Arc<App>,
+    journey: Journey,
+    body: KeptBody,
+    answered: AnswerBegun,
+    dress: Dress,
+    what: What,
+}
+
+impl<'a> Visitor<'a> {
+    /// Comes in, if the app lets it.
+    fn enter(self, upgrade: Option<Upgrade>, mut request: Request<InboundBody>) -> Result<Way<'a>, Refusal> {
+        let unknown = || Refusal::UnknownHost { host: self.host.name.to_string() };
         let app = self.context.routing.load().app(self.app.as_str()).cloned().ok_or_else(unknown)?;
         let what = self.describe(&request);
         self.account.is_for(&app.state, &self.host.name);
@@ -177,25 +230,24 @@ impl Visit<'_> {
                 let alternative = self.alternative(&port, request.version());
                 Dress::of(port, &request).announcing(alternative)
             }
-            Gate::Elsewhere(location) => return page::redirect(&location).map(|answer| signed(answer, self.id)),
+            Gate::Elsewhere(location) => {
+                return page::redirect(&location).map(|answer| Way::Here(signed(answer, self.id)));
+            }
         };
         if let Some(closed) = self.context.maintenance_of(self.app.as_str()) {
             return Err(closed);
         }
         let wish = prefer::wish_of(request.headers()).inspect_err(tell)?;
         prepare(&mut request, self.context, &self.busy.0, &self.host, self.id);
-        if let Some(upgrade) = &self.upgrade {
+        if let Some(upgrade) = &upgrade {
             upgrade.put(&mut request);
         }
         let (head, body) = request.into_parts();
         let answered = AnswerBegun::default();
         let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
-        let body = if self.upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
-        let mut journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
-        let (sent, state) = self.travel(&app, &mut journey, &body, &what).await?;
-        answered.tell();
-        body.let_go();
-        self.finish(sent, &dress, state, what)
+        let body = if upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
+        let journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
+        Ok(Way::App(Box::new(Visit { visitor: self, upgrade, origin: app, journey, body, answered, dress, what })))
     }
 
     /// Whether the app takes such a request here; perhaps it wants it elsewhere.
@@ -223,48 +275,6 @@ impl Visit<'_> {
         self.context.alternative.get().filter(|_| better).cloned()
     }
 
-    /// Sends it to its app, and from there to wherever that sends it, until somebody answers.
-    async fn travel(
-        &self,
-        origin: &App,
-        journey: &mut Journey,
-        body: &KeptBody,
-        what: &What,
-    ) -> Result<(Sent, Arc<AppState>), Refusal> {
-        let rules = origin.port(self.busy.0.port).and_then(|port| port.options.http_options.as_ref());
-        let rules = rules.map(|options| options.replay_cache.as_slice()).unwrap_or_default();
-        let recall = Recall { cache: &origin.state.replays, rules };
-        journey.recall(&recall, |target| self.permit(self.app, target).is_ok(), Instant::now());
-        loop {
-            let state = self.state_of(&journey.app).unwrap_or_else(|| origin.state.clone());
-            let tell = |refusal: &Refusal| self.context.journal.refused(&state, refusal, what);
-            let sent = match self.send(journey, body).await.inspect_err(tell) {
-                Ok(sent) => sent,
-                Err(refusal) if journey.turn_back(&refusal, &recall, Instant::now()) => continue,
-                Err(refusal) => return Err(refusal),
-            };
-            let from = Orderer::of(&sent.1.route);
-            match self.order_in(sent).await.map_err(|bad| from.gave(&bad)).inspect_err(tell)? {
-                Reply::Answer(sent) => return Ok((*sent, state)),
-                Reply::Order(order) => self.obey(journey, *order, &from, &recall).inspect_err(tell)?,
-            }
-        }
-    }
-
-    /// Takes an order that was given for the request.
-    fn obey(
-        &self,
-        journey: &mut Journey,
-        order: ReplayOrder,
-        from: &Orderer,
-        recall: &Recall<'_>,
-    ) -> Result<(), Refusal> {
-        if let Some(target) = &order.app {
-            self.permit(&from.app, target)?;
-        }
-        journey.follow(order, from, recall, Instant::now())
-    }
-
     /// Whether an app may send this request to another one: to its own organization and network only, and to a port
     /// where that takes requests.
     fn permit(&self, from: &AppName, to: &AppName) -> Result<(), Refusal> {
@@ -282,8 +292,86 @@ impl Visit<'_> {
         Ok(())
     }
 
+    fn state_of(&self, app: &AppName) -> Option<Arc<AppState>> {
+        self.context.routing.load().app(app.as_str()).map(|app| app.state.clone())
+    }
+
+    fn describe<B>(&self, request: &Request<B>) -> What {
+        What { method: request.method().clone(), uri: request.uri().clone(), id: self.id.clone() }
+    }
+}
+
+impl Visit<'_> {
+    /// Sends it to its app, and from there to wherever that sends it, until somebody answers.
+    async fn carry(mut self: Box<Self>) -> Result<Response<ResponseBody>, Refusal> {
+        let rules = self.origin.port(self.visitor.busy.0.port).and_then(|port| port.options.http_options.as_ref());
+        let rules = rules.map(|options| options.replay_cache.as_slice()).unwrap_or_default();
+        let recall = Recall { cache: &self.origin.state.replays, rules };
+        let (visitor, journey) = (&self.visitor, &mut self.journey);
+        journey.recall(&recall, |target| visitor.permit(&visitor.app, target).is_ok(), Instant::now());
+        let (sent, state) = loop {
+            let state = visitor.state_of(&journey.app).unwrap_or_else(|| self.origin.state.clone());
+            let tell = |refusal: &Refusal| visitor.context.journal.refused(&state, refusal, &self.what);
+            let upgrades = self.upgrade.is_some();
+            let sent = match visitor.send(journey, &self.body, upgrades).await.inspect_err(tell) {
+                Ok(sent) => sent,
+                Err(refusal) if journey.turn_back(&refusal, &recall, Instant::now()) => continue,
+                Err(refusal) => return Err(refusal),
+            };
+            if !is_order(&sent.0) {
+                break (sent, state);
+            }
+            let from = Orderer::of(&sent.1.route);
+            let order = Box::pin(visitor.order_in(sent)).await.map_err(|bad| from.gave(&bad)).inspect_err(tell)?;
+            visitor.obey(journey, order, &from, &recall).inspect_err(tell)?;
+        };
+        self.answered.tell();
+        self.body.let_go();
+        self.finish(sent, state)
+    }
+
+    /// Makes a machine's answer the client's.
+    fn finish(self, (mut response, chosen): Sent, state: Arc<AppState>) -> Result<Response<ResponseBody>, Refusal> {
+        let Self { visitor: Visitor { context, busy, id, account, .. }, upgrade, dress, what, .. } = self;
+        account.answered_by(&chosen.lease.target.machine);
+        let version = response.version();
+        headers::to_client(response.headers_mut());
+        *response.version_mut() = Version::HTTP_11;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let response = response.map(|body| MachineBody::new(body, chosen.lease, context.clone(), state, what));
+            return Ok(dress.put_on(response, version, &context.compressor, id));
+        }
+        dress.sign(response.headers_mut(), version, id);
+        let (mut parts, body) = response.into_parts();
+        let Some((upgrade, machine)) = upgrade.zip(body.into_stream()) else {
+            let machine = chosen.lease.target.machine.id.clone();
+            let reason = "it switched protocols without being asked".into();
+            return Err(Refusal::BadAnswer { machine, protocol: "HTTP/1.1", reason });
+        };
+        parts.status = upgrade.consent(&mut parts.headers);
+        let tunnel = tunnel::run(context.clone(), upgrade, machine, chosen.lease, busy.clone());
+        context.tasks.spawn(tunnel);
+        Ok(Response::from_parts(parts, ResponseBody::default()))
+    }
+}
+
+impl Visitor<'_> {
+    /// Takes an order that was given for the request.
+    fn obey(
+        &self,
+        journey: &mut Journey,
+        order: ReplayOrder,
+        from: &Orderer,
+        recall: &Recall<'_>,
+    ) -> Result<(), Refusal> {
+        if let Some(target) = &order.app {
+            self.permit(&from.app, target)?;
+        }
+        journey.follow(order, from, recall, Instant::now())
+    }
+
     /// Sends it to a machine, and to another one where that is safe.
-    async fn send(&self, journey: &mut Journey, body: &KeptBody) -> Result<Sent, Refusal> {
+    async fn send(&self, journey: &mut Journey, body: &KeptBody, upgrades: bool) -> Result<Sent, Refusal> {
         let app = journey.app.clone();
         let search = Search::new(self.context, &app, self.busy.0.port);
         let mut search = search.wishing(journey.wish.clone()).reach_by(journey.reach_by);
@@ -291,14 +379,15 @@ impl Visit<'_> {
         let mut resends = 0;
         loop {
             let mut chosen = search.next().await?;
-            chosen.suit(self.upgrade.is_some());
+            chosen.suit(upgrades);
             prefer::tell_unavailable(&mut journey.head.headers, &journey.wish, &chosen.route.id);
-            if self.upgrade.is_none()
-                && let Some(answered) = statics::ask(self.context, &chosen, &journey.head).await
+            if !upgrades
+                && statics::may_have(&chosen, &journey.head)
+                && let Some(answered) = Box::pin(statics::ask(self.context, &chosen, &journey.head)).await
             {
                 return Ok((answered, chosen));
             }
-            let sent = self.context.dialer.send(&chosen, &journey.head, &self.host.authority, content).await;
+            let sent = self.context.dialer.send(&chosen, &journey.head, self.host.authority(), content).await;
             let Failed { cause, unsent, untouched } = match sent {
                 Ok(answer) => return Ok((answer, chosen)),
                 Err(failed) => failed,
@@ -307,7 +396,9 @@ impl Visit<'_> {
                 Some(unsent) => unsent,
                 // A body that broke off at its client is not whole the next time either.
                 None if cause.fault() == Fault::Client => return Err(search.given_up(&chosen.lease, cause)),
-                None if resends < MAX_RESENDS && (untouched || self.is_safe_twice(&journey.head.method, &cause)) => {
+                None if resends < MAX_RESENDS
+                    && (untouched || (!upgrades && is_safe_twice(&journey.head.method, &cause))) =>
+                {
                     resends += 1;
                     let Ok(content) = read(body) else { return Err(search.given_up(&chosen.lease, cause)) };
                     content
@@ -318,67 +409,27 @@ impl Visit<'_> {
         }
     }
 
-    /// Whether a request whose machine closed the connection does no harm by being sent again: its effect is the same
-    /// however often it is sent (RFC 9110, 9.2.2).
-    fn is_safe_twice(&self, method: &Method, cause: &Refusal) -> bool {
-        method.is_idempotent() && self.upgrade.is_none() && matches!(cause, Refusal::ClosedEarly { .. })
-    }
-
-    /// The order that an answer holds instead of an answer, if it does. The rest of such an answer is thrown away.
-    async fn order_in(&self, (answered, chosen): Sent) -> Result<Reply, BadOrder> {
-        let headers = answered.headers();
-        if answered.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(Reply::Answer(Box::new((answered, chosen))));
-        }
-        if let Some(order) = ReplayOrder::of_headers(headers) {
+    /// The order that an answer holds instead of an answer. The rest of such an answer is thrown away.
+    async fn order_in(&self, (answered, chosen): Sent) -> Result<ReplayOrder, BadOrder> {
+        if let Some(order) = ReplayOrder::of_headers(answered.headers()) {
             self.context.tasks.spawn(throw_away(answered, chosen));
-            return order.map(|order| Reply::Order(Box::new(order)));
-        }
-        if !ReplayOrder::is_body(headers) {
-            return Ok(Reply::Answer(Box::new((answered, chosen))));
+            return order;
         }
         let body = whole(answered, MAX_JSON_BYTES).await;
         let body = body.ok_or_else(|| BadOrder::Syntax("its body did not come whole, or is too long".into()))?;
-        ReplayOrder::of_body(&body).map(|order| Reply::Order(Box::new(order)))
+        ReplayOrder::of_body(&body)
     }
+}
 
-    fn state_of(&self, app: &AppName) -> Option<Arc<AppState>> {
-        self.context.routing.load().app(app.as_str()).map(|app| app.state.clone())
-    }
+/// Whether a request whose machine closed the connection does no harm by being sent again: its effect is the same
+/// however often it is sent (RFC 9110, 9.2.2).
+fn is_safe_twice(method: &Method, cause: &Refusal) -> bool {
+    method.is_idempotent() && matches!(cause, Refusal::ClosedEarly { .. })
+}
 
-    /// Makes a machine's answer the client's.
-    fn finish(
-        mut self,
-        (mut response, chosen): Sent,
-        dress: &Dress,
-        state: Arc<AppState>,
-        what: What,
-    ) -> Result<Response<ResponseBody>, Refusal> {
-        self.account.answered_by(&chosen.lease.target.machine);
-        let version = response.version();
-        headers::to_client(response.headers_mut());
-        *response.version_mut() = Version::HTTP_11;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let (context, lease) = (self.context.clone(), chosen.lease);
-            let response = response.map(|body| MachineBody::new(body, lease, context, state, what));
-            return Ok(dress.put_on(response, version, &self.context.compressor, self.id));
-        }
-        dress.sign(response.headers_mut(), version, self.id);
-        let (mut parts, body) = response.into_parts();
-        let Some((upgrade, machine)) = self.upgrade.take().zip(body.into_stream()) else {
-            let machine = chosen.lease.target.machine.id.clone();
-            let reason = "it switched protocols without being asked".into();
-            return Err(Refusal::BadAnswer { machine, protocol: "HTTP/1.1", reason });
-        };
-        parts.status = upgrade.consent(&mut parts.headers);
-        let tunnel = tunnel::run(self.context.clone(), upgrade, machine, chosen.lease, self.busy.clone());
-        self.context.tasks.spawn(tunnel);
-        Ok(Response::from_parts(parts, ResponseBody::default()))
-    }
-
-    fn describe<B>(&self, request: &Request<B>) -> What {
-        What { method: request.method().clone(), uri: request.uri().clone(), id: self.id.clone() }
-    }
+/// Whether an answer is an order to send the request elsewhere.
+fn is_order(answered: &Response<AnswerBody>) -> bool {
+    answered.status() != StatusCode::SWITCHING_PROTOCOLS && ReplayOrder::is_in(answered.headers())
 }
 
 /// What was asked for, in words for the app's log.

@@ -10,8 +10,11 @@ pub struct RequestId(HeaderValue);
 impl RequestId {
     /// A new one, of this moment.
     pub fn new(region: &Region) -> Self {
-        let ulid = model::id::ulid(kit::clock::unix_ms(), kit::random::for_names());
-        let name = HeaderValue::try_from(format!("{ulid}-{region}"));
+        let mut name = String::with_capacity(27 + region.as_str().len());
+        model::id::push_ulid(&mut name, kit::clock::unix_ms(), kit::random::for_names());
+        name.push('-');
+        name.push_str(region.as_str());
+        let name = HeaderValue::try_from(name);
         Self(name.expect("letters, digits and a dash are a field's value"))
     }
 

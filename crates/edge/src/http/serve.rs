@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{FutureExt, future::BoxFuture};
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -25,6 +26,7 @@ use crate::{
     Bounds,
     account::{Connection, Counted},
     context::Context,
+    gathered::Gathered,
     http1::{AnyStream, Prefixed},
     limits::Guarded,
     splice::Stream,
@@ -131,11 +133,17 @@ pub fn server(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
 }
 
 /// Serves a connection until it ends, lies idle too long, or the edge stops.
-pub async fn serve(context: Arc<Context>, stream: impl Stream + 'static, client: Client) {
-    let client = Arc::new(client);
-    let _entered = context.connections.enter(&client.connection);
+///
+/// Both the connection and what serves it stand by address: what awaits this future keeps no room for them, and a
+/// connection that lies idle costs no more than it must.
+pub fn serve(context: Arc<Context>, stream: impl Stream + 'static, client: Client) -> BoxFuture<'static, ()> {
     let stream = Guarded::new(stream, &context, &client.connection);
-    let stream = Box::new(Counted::new(stream, client.connection.clone()));
+    let stream: AnyStream = Box::new(Counted::new(stream, client.connection.clone()));
+    Box::pin(converse(context, stream, Arc::new(client)))
+}
+
+async fn converse(context: Arc<Context>, stream: AnyStream, client: Arc<Client>) {
+    let _entered = context.connections.enter(&client.connection);
     let served = tokio::select! {
         served = connection::serve(&context, stream, &client) => served,
         () = context.aborting.cancelled() => return,
@@ -149,12 +157,11 @@ pub async fn serve(context: Arc<Context>, stream: impl Stream + 'static, client:
 async fn serve_http2(context: Arc<Context>, stream: Prefixed<AnyStream>, client: Arc<Client>) {
     let service = service_fn(|request: Request<Incoming>| {
         let (context, client) = (context.clone(), client.clone());
-        async move {
-            let busy = Busy::new(client);
-            Ok::<_, Infallible>(request::answer(context, busy, request.map(InboundBody::from)).await)
-        }
+        // By address, for the same reason: what awaits it is moved about before it runs.
+        let answer = Box::pin(request::answer(context, Busy::new(client), request.map(InboundBody::from)));
+        answer.map(Ok::<_, Infallible>)
     });
-    let connection = context.server.serve_connection(TokioIo::new(stream), service);
+    let connection = context.server.serve_connection(TokioIo::new(Gathered::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended, &client),

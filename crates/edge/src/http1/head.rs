@@ -15,6 +15,9 @@ const MAX_FIELDS: usize = 128;
 /// A longer target is refused; `http::Uri` holds no more.
 const MAX_TARGET: usize = 65_534;
 
+/// How many fields the edge adds to a request, and to an answer.
+const ADDED: (usize, usize) = (12, 4);
+
 /// A request's head.
 pub struct RequestHead {
     /// What it says.
@@ -133,7 +136,7 @@ pub fn take_request(inbox: &mut BytesMut, seen: &mut Seen, limit: usize) -> Resu
     parts.uri =
         Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Syntax("its target is none"))?;
     parts.version = version(parsed.version);
-    parts.headers = fields_of(&head, parsed.headers)?;
+    parts.headers = fields_of(&head, parsed.headers, ADDED.0)?;
     let (framing, clear) = framing::of_request(parts.version, &mut parts.headers)?;
     let keeps_alive = clear && framing::keeps_alive(parts.version, &parts.headers);
     Ok(Some(RequestHead { parts, framing, keeps_alive }))
@@ -159,7 +162,7 @@ pub fn take_answer(
     let (mut parts, ()) = Response::new(()).into_parts();
     parts.status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
     parts.version = version(parsed.version);
-    parts.headers = fields_of(&head, parsed.headers)?;
+    parts.headers = fields_of(&head, parsed.headers, ADDED.1)?;
     let keeps_alive = framing::keeps_alive(parts.version, &parts.headers);
     let both =
         parts.headers.contains_key(header::TRANSFER_ENCODING) && parts.headers.contains_key(header::CONTENT_LENGTH);
@@ -172,7 +175,7 @@ pub fn take_answer(
 pub fn trailers(section: &Bytes) -> Result<HeaderMap, BadHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(section, &mut fields)? {
-        httparse::Status::Complete((_, fields)) => fields_of(section, fields),
+        httparse::Status::Complete((_, fields)) => fields_of(section, fields, 0),
         httparse::Status::Partial => Err(BadHead::Syntax("its trailers do not end")),
     }
 }
@@ -186,10 +189,9 @@ fn version(minor: Option<u8>) -> Version {
     if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
 }
 
-/// The fields; their values share the memory of the head.
-fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHead> {
-    // With room for what the edge adds.
-    let mut headers = HeaderMap::with_capacity(parsed.len() + 12);
+/// The fields, with room for some more; their values share the memory of the head.
+fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>], more: usize) -> Result<HeaderMap, BadHead> {
+    let mut headers = HeaderMap::with_capacity(parsed.len() + more);
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
         let value = if field.value.is_empty() { Bytes::new() } else { head.slice_ref(field.value) };

@@ -59,7 +59,7 @@ fn begin(context: &Arc<Context>, stream: TcpStream, peer: SocketAddr, port: u16)
     context.tasks.clone().spawn(async move {
         let mut stream = stream;
         let origin = match (demand, stream.local_addr()) {
-            (Some(demand), _) => origin::origin(&context, &mut stream, peer, demand).await,
+            (Some(demand), _) => Box::pin(origin::origin(&context, &mut stream, peer, demand)).await,
             (None, local) => local.ok().map(|local| Origin { peer, local, admitted }),
         };
         if let Some(origin) = origin {
@@ -75,8 +75,10 @@ async fn serve(context: Arc<Context>, stream: TcpStream, origin: Origin, port: u
     match door(&context, port) {
         Some(Door::Http) => http::serve(context, stream, Client::new(peer, local, port, None)).await,
         Some(Door::Tls) => tls::serve(context, stream, peer, local, port).await,
-        Some(Door::PgTls) => tls::serve_postgres(context, stream, peer, local, port).await,
-        Some(Door::Raw(app)) => stream::carry(context, app, stream, Client::new(peer, local, port, None)).await,
+        Some(Door::PgTls) => Box::pin(tls::serve_postgres(context, stream, peer, local, port)).await,
+        Some(Door::Raw(app)) => {
+            Box::pin(stream::carry(context, app, stream, Client::new(peer, local, port, None))).await;
+        }
         None => {}
     }
 }

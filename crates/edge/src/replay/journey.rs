@@ -1,6 +1,6 @@
 //! A request on its way: to whom it goes now, what brought it there, and who gets it back if that comes to nothing.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use catalog::MachineRoute;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
@@ -59,11 +59,12 @@ pub struct Journey {
     /// Until when a machine has to be found.
     pub reach_by: Option<Instant>,
     /// The host that the client asked for.
-    host: String,
-    /// Where it began: the app, its wish, its path.
-    origin: (AppName, Wish, String),
+    host: Arc<str>,
+    /// Where it began: the app, its wish, its target.
+    origin: (AppName, Wish, Uri),
     replays: u32,
-    way_back: Option<WayBack>,
+    /// By address: hardly any request has one.
+    way_back: Option<Box<WayBack>>,
     /// It came back: it may not be replayed again.
     returned: bool,
     memory: Memory,
@@ -123,9 +124,9 @@ pub struct Recall<'a> {
 
 impl Journey {
     /// A request that begins.
-    pub fn new(app: AppName, wish: Wish, host: String, request: http::request::Parts) -> Self {
+    pub fn new(app: AppName, wish: Wish, host: Arc<str>, request: http::request::Parts) -> Self {
         let head = Head { method: request.method, uri: request.uri, headers: request.headers };
-        let origin = (app.clone(), wish.clone(), head.uri.path().to_owned());
+        let origin = (app.clone(), wish.clone(), head.uri.clone());
         Self {
             app,
             wish,
@@ -177,7 +178,7 @@ impl Journey {
         let wish = order.wish(&from.machine);
         self.remember(&order, &wish, from, recall, now)?;
         self.replays += 1;
-        self.way_back = order.fallback.map(|fallback| self.way_back(fallback, from, now));
+        self.way_back = order.fallback.map(|fallback| Box::new(self.way_back(fallback, from, now)));
         self.reach_by = order.timeout.map(|timeout| now + timeout);
         transform(&mut self.head, &order.transform);
         let source = source(from, order.state.as_deref());
@@ -243,10 +244,10 @@ impl Journey {
             return Ok(None);
         }
         if let Some(CacheOrder::Keep(rule)) = &order.cache {
-            if !rule.pattern.matches(&self.host, &self.origin.2) {
+            if !rule.pattern.matches(&self.host, self.origin.2.path()) {
                 return Err(from.gave(&BadOrder::Pattern(BadPattern::OtherRequest)));
             }
-            let key = Key::Path { host: self.host.clone(), path: rule.pattern.path.clone() };
+            let key = Key::Path { host: self.host.to_string(), path: rule.pattern.path.clone() };
             return Ok(Some((key, rule.ttl, rule.allow_bypass)));
         }
         let session = self.session(recall).filter(|_| order.of_one_request().is_none() && order.cache.is_none());
@@ -258,7 +259,7 @@ impl Journey {
 
     /// The session of the request, by the rule with the longest prefix that its path has.
     fn session<'r>(&self, recall: &Recall<'r>) -> Option<(&'r SessionRule, super::cache::Session)> {
-        let has = |rule: &&SessionRule| lies_below(&self.origin.2, rule.path_prefix.trim_end_matches(['/', '*']));
+        let has = |rule: &&SessionRule| lies_below(self.origin.2.path(), rule.path_prefix.trim_end_matches(['/', '*']));
         let rule = recall.rules.iter().filter(has).max_by_key(|rule| rule.path_prefix.len())?;
         let value = match rule.kind {
             SessionKind::Header => self.head.headers.get(&rule.name)?.as_bytes(),

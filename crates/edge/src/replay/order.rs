@@ -153,8 +153,13 @@ impl ReplayOrder {
         }))
     }
 
+    /// Whether an answer with these fields is an order.
+    pub fn is_in(headers: &HeaderMap) -> bool {
+        headers.contains_key(REPLAY) || Self::is_body(headers)
+    }
+
     /// Whether the body of an answer is an order.
-    pub fn is_body(headers: &HeaderMap) -> bool {
+    fn is_body(headers: &HeaderMap) -> bool {
         let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
         essence.is_some_and(|essence| essence.eq_ignore_ascii_case(MEDIA_TYPE))

@@ -7,6 +7,7 @@ use std::{
 };
 
 use catalog::{HTTPS_PORT, Handling};
+use futures_util::future::BoxFuture;
 use model::{AppName, machine::TlsOptions};
 use rustls::{ServerConfig, server::Acceptor};
 use tokio::{
@@ -90,7 +91,8 @@ pub async fn serve_postgres(context: Arc<Context>, stream: TcpStream, peer: Sock
     go_on(&context, opened.ok(), began, name, (peer, local, port)).await;
 }
 
-/// Carries on with what was opened; nothing was if it took too long.
+/// Carries on with what was opened; nothing was if it took too long. What carries on stands by address: of the several
+/// ways that it may go, none takes the room of the others.
 async fn go_on(
     context: &Arc<Context>,
     opened: Option<Result<Opened, Failure>>,
@@ -98,24 +100,26 @@ async fn go_on(
     name: Option<String>,
     (peer, local, port): (SocketAddr, SocketAddr, u16),
 ) {
-    match opened {
+    let goes_on: BoxFuture<'_, ()> = match opened {
         Some(Ok(Opened::Here(stream, then))) => {
             context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
             let (client, context) = (Client::new(peer, local, port, Some(Secured { name })), context.clone());
             match then {
-                Then::Http(Some(app)) if stream::enter(&context, &app, &*stream, &client).is_err() => {}
-                Then::Http(_) => http::serve(context, *stream, client).await,
-                Then::Bytes(app) => stream::carry(context, app, *stream, client).await,
-                Then::Postgres(app) => postgres::carry(context, app, *stream, client).await,
+                Then::Http(Some(app)) if stream::enter(&context, &app, &*stream, &client).is_err() => return,
+                Then::Http(_) => http::serve(context, *stream, client),
+                Then::Bytes(app) => Box::pin(stream::carry(context, app, *stream, client)),
+                Then::Postgres(app) => Box::pin(postgres::carry(context, app, *stream, client)),
             }
         }
         Some(Ok(Opened::There(stream, app))) => {
-            stream::carry(context.clone(), app, stream, Client::passing(peer, local, port, name)).await;
+            let client = Client::passing(peer, local, port, name);
+            Box::pin(stream::carry(context.clone(), app, stream, client))
         }
         Some(Ok(Opened::Cancel(message))) => {
-            postgres::forward(context, &Client::new(peer, local, port, None), &message).await;
+            let client = Client::new(peer, local, port, None);
+            Box::pin(async move { postgres::forward(context, &client, &message).await })
         }
-        Some(Ok(Opened::Done)) => {}
+        Some(Ok(Opened::Done)) => return,
         failed => {
             context.handshakes.failed(name.as_deref());
             let waited = context.bounds.handshake;
@@ -123,9 +127,10 @@ async fn go_on(
                 Some(Err(failure)) => refusal(failure, name.as_deref()),
                 _ => name.as_ref().map(|name| Refusal::HandshakeTimeout { name: name.clone(), waited }),
             };
-            tell(context, refusal, name.as_deref(), peer, port);
+            return tell(context, refusal, name.as_deref(), peer, port);
         }
-    }
+    };
+    goes_on.await;
 }
 
 /// What an app is told of a handshake that came to nothing; nothing if it named nobody.

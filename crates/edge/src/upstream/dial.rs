@@ -27,6 +27,7 @@ use super::{
 use crate::{
     Bounds, Refusal,
     choose::Chosen,
+    gathered::Gathered,
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     replay::Head,
@@ -88,7 +89,8 @@ impl Dialer {
         body: RequestBody,
     ) -> Result<Answered, Failed> {
         if chosen.h2 {
-            self.send_h2_in_time(chosen, in_h2(head, authority, body)).await
+            // By address: most requests need less room.
+            Box::pin(self.send_h2_in_time(chosen, in_h2(head, authority, body))).await
         } else {
             self.send_h1(chosen, head, body).await
         }
@@ -174,7 +176,7 @@ impl Dialer {
             return Ok(sender.clone());
         }
         let stream = self.connect(target, by).await?;
-        let handshake = self.http2.handshake(TokioIo::new(stream)).await;
+        let handshake = self.http2.handshake(TokioIo::new(Gathered::new(stream))).await;
         let (sender, connection) = handshake.map_err(|error| bad_answer(target, &error))?;
         let machine = target.machine.clone();
         self.tasks.spawn(async move {

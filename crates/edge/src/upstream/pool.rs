@@ -17,8 +17,8 @@ use super::{RequestBody, exchange::Link};
 /// How long a connection lies idle: shorter than the keep-alive of common servers, so that they do not close it while
 /// a request is on its way.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
-/// How many lie idle.
-const MAX_IDLE: usize = 128;
+/// How many lie idle. More than a machine works on at the same time would be made anew all the time.
+const MAX_IDLE: usize = 1024;
 
 /// Connections to one port of one machine.
 #[derive(Default)]

@@ -71,8 +71,9 @@ pub async fn serve(context: &Arc<Context>, stream: AnyStream, client: &Arc<Clien
     let (mut alarm, mut seen, mut is_first) = (Alarm::default(), Seen::default(), true);
     loop {
         let then = match next(context, &talk, &mut alarm, &mut seen, is_first).await {
-            Next::Request(head) => answer(context, &talk, client, *head).await,
-            Next::Bad(bad) => refuse(context, &talk, client, bad).await,
+            // By address: a connection that waits for its next request does not hold the room that answering one takes.
+            Next::Request(head) => Box::pin(answer(context, &talk, client, head)).await,
+            Next::Bad(bad) => Box::pin(refuse(context, &talk, client, bad)).await,
             Next::Http2 => return Served::Http2(talk.hand_over()),
             Next::Over => Then::Close,
         };
@@ -138,32 +139,23 @@ async fn next(context: &Context, talk: &Talk, alarm: &mut Alarm, seen: &mut Seen
 }
 
 /// Answers a request.
-async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head: RequestHead) -> Then {
-    let RequestHead { mut parts, framing, keeps_alive } = head;
-    let asked = Asked::of(&parts);
-    let mut hand_over = None;
-    if parts.headers.contains_key(header::UPGRADE) {
-        let (sender, offer) = Offer::new();
-        parts.extensions.insert(offer);
-        hand_over = Some(sender);
-    }
-    let body = match framing {
-        Framing::Empty | Framing::Length(0) => InboundBody::Empty,
-        framing => InboundBody::Connection(talk.content(framing, asked.waits)),
-    };
-    let busy = Busy::new(client.clone());
-    // By address: a connection that waits for its next request does not hold the room that answering one takes.
-    let mut work = Box::pin(request::answer(context.clone(), busy, Request::from_parts(parts, body)));
-    let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(response) => Poll::Ready(Some(response)),
+async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head: Box<RequestHead>) -> Then {
+    let keeps_alive = head.keeps_alive;
+    let (asked, hand_over, request) = ask(talk, *head);
+    // By address: an answer may take long to be read, and does not hold the room that getting it took.
+    let mut work = Box::pin(request::answer(context.clone(), Busy::new(client.clone()), request));
+    let reply = poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(response) => {
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let keeps_alive = keeps_alive && !context.stopping.is_cancelled();
+            Poll::Ready(Some((switches, Reply::begin(talk, response, &asked, keeps_alive))))
+        }
         Poll::Pending if talk.lock().is_gone(cx) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await;
     drop(work);
-    let Some(response) = answered else { return Then::Gone };
-    let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let reply = Reply::begin(talk, response, &asked, keeps_alive && !context.stopping.is_cancelled());
+    let Some((switches, mut reply)) = reply else { return Then::Gone };
     let keeps_alive = match reply.write(talk).await {
         Ok(keeps_alive) => keeps_alive,
         // What is missing at its end tells the client that the answer is not whole.
@@ -179,6 +171,24 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
         return Then::Next;
     }
     Then::Close
+}
+
+/// Makes a request of a head and what follows it. If it wants the connection for something else, that is handed over
+/// where it says.
+fn ask(talk: &Talk, head: RequestHead) -> (Asked, Option<oneshot::Sender<HandedOver>>, Request<InboundBody>) {
+    let RequestHead { mut parts, framing, .. } = head;
+    let asked = Asked::of(&parts);
+    let mut hand_over = None;
+    if parts.headers.contains_key(header::UPGRADE) {
+        let (sender, offer) = Offer::new();
+        parts.extensions.insert(offer);
+        hand_over = Some(sender);
+    }
+    let body = match framing {
+        Framing::Empty | Framing::Length(0) => InboundBody::Empty,
+        framing => InboundBody::Connection(talk.content(framing, asked.waits)),
+    };
+    (asked, hand_over, Request::from_parts(parts, body))
 }
 
 /// Says that what came is no request that can be read.

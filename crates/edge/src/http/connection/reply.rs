@@ -82,7 +82,7 @@ where
     }
 
     /// Writes it to its end. Tells whether the connection may go on.
-    pub async fn write(mut self, talk: &Talk) -> Result<bool, BoxError> {
+    pub async fn write(&mut self, talk: &Talk) -> Result<bool, BoxError> {
         poll_fn(|cx| self.poll(cx, talk)).await?;
         Ok(self.keeps_alive)
     }

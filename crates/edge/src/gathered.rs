@@ -1,0 +1,189 @@
+//! Writes that are gathered: what the streams of one connection have to say at the same time goes out at once.
+//!
+//! An HTTP/2 connection is written to and flushed whenever one of its streams has something to say, and after each frame
+//! of data, so that every answer would be a record of TLS and a system call of its own. Here a flush first lets whatever
+//! else is ready to run go before it, once; then it lets the connection write all that has come meanwhile:
+//!
+//! ```text
+//!  write, flush ─▶ wait ─▶ write, flush ─▶ write, flush ─▶ flush ─▶ out
+//!                  others   not yet         not yet         nothing was written since the last one
+//!                  run
+//! ```
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// So much is passed on without waiting for more: the content of one TLS record (RFC 8446, 5.1).
+const ENOUGH: usize = 16 * 1024;
+
+/// A stream whose writes are gathered.
+pub struct Gathered<S> {
+    stream: S,
+    /// What was said and has not been passed on.
+    said: BytesMut,
+    /// The others have been let go first.
+    has_waited: bool,
+    /// Something was said since the last flush.
+    has_more: bool,
+}
+
+impl<S: AsyncWrite + Unpin> Gathered<S> {
+    /// Gathers what is written to `stream`.
+    pub fn new(stream: S) -> Self {
+        Self { stream, said: BytesMut::new(), has_waited: false, has_more: false }
+    }
+
+    /// Passes on all that was said.
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.said.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.said))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                passed => self.said.advance(passed),
+            }
+        }
+        // A connection that says nothing holds no room for it.
+        self.said = BytesMut::new();
+        self.has_waited = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Makes room for more, which then is said.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.said.len() >= ENOUGH {
+            ready!(self.poll_pass(cx))?;
+        }
+        if self.said.capacity() == 0 {
+            self.said.reserve(ENOUGH);
+        }
+        self.has_more = true;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.said.is_empty() && buf.len() >= ENOUGH / 2 {
+            return Pin::new(&mut self.stream).poll_write(cx, buf);
+        }
+        ready!(self.poll_room(cx))?;
+        self.said.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all: usize = bufs.iter().map(|buf| buf.len()).sum();
+        if self.said.is_empty() && all >= ENOUGH / 2 {
+            return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        }
+        ready!(self.poll_room(cx))?;
+        bufs.iter().for_each(|buf| self.said.extend_from_slice(buf));
+        Poll::Ready(Ok(all))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let has_more = std::mem::take(&mut self.has_more);
+        if !self.said.is_empty() && self.said.len() < ENOUGH && (has_more || !self.has_waited) {
+            // A task that wakes itself goes behind all that are ready.
+            cx.waker().wake_by_ref();
+            return if std::mem::replace(&mut self.has_waited, true) { Poll::Ready(Ok(())) } else { Poll::Pending };
+        }
+        ready!(self.poll_pass(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pass(cx))?;
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    /// Takes all that is written, and counts how often.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<(AtomicUsize, AtomicUsize)>);
+
+    impl AsyncWrite for Sink {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.0.fetch_add(1, Relaxed);
+            self.0.1.fetch_add(buf.len(), Relaxed);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn seen(sink: &Sink) -> (usize, usize) {
+        (sink.0.0.load(Relaxed), sink.0.1.load(Relaxed))
+    }
+
+    #[tokio::test]
+    async fn what_several_say_at_the_same_time_goes_out_at_once() {
+        let sink = Sink::default();
+        let stream = Arc::new(tokio::sync::Mutex::new(Gathered::new(sink.clone())));
+        let speakers = (0..10).map(|_| {
+            let stream = stream.clone();
+            tokio::spawn(async move { stream.lock().await.write_all(b"0123456789").await.unwrap() })
+        });
+        let flush = || std::future::poll_fn(|cx| Pin::new(&mut *stream.try_lock().unwrap()).poll_flush(cx));
+        let speakers: Vec<_> = speakers.collect();
+        stream.lock().await.write_all(b"!").await.unwrap();
+        flush().await.unwrap();
+        assert_eq!(seen(&sink), (0, 0), "more was said meanwhile: it may not be all");
+        flush().await.unwrap();
+        assert_eq!(seen(&sink), (1, 101));
+        for speaker in speakers {
+            speaker.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_kept_back_and_much_is_not_copied() {
+        let sink = Sink::default();
+        let mut stream = Gathered::new(sink.clone());
+        stream.write_all(&vec![0; ENOUGH]).await.unwrap();
+        assert_eq!(seen(&sink), (1, ENOUGH));
+        stream.write_all(b"a").await.unwrap();
+        stream.write_all(&vec![0; ENOUGH]).await.unwrap();
+        stream.write_all(b"b").await.unwrap();
+        assert_eq!(seen(&sink), (2, 2 * ENOUGH + 1));
+        stream.shutdown().await.unwrap();
+        assert_eq!(seen(&sink), (3, 2 * ENOUGH + 2));
+        assert_eq!(stream.said.capacity(), 0);
+    }
+}
