@@ -47,6 +47,9 @@ impl App {
         let place = self.place(&machine).unwrap_or_else(|place| place);
         if let Some(neighbor) = self.members.get(place.saturating_sub(1)).map(|member| &member.machine) {
             share(&mut machine.metadata, &neighbor.metadata);
+            if let (Some(own), Some(other)) = (&mut machine.worker, &neighbor.worker) {
+                share(own, other);
+            }
         }
         let offer = self.offer(&machine.services);
         machine.services = offer.services.clone();

@@ -26,6 +26,7 @@ pub(crate) fn row(app: &str, made_at: u64) -> MachineRoute {
         state: MachineState::Started,
         standing: Standing::Ready,
         host_local: [10, 0, 0, 2].into(),
+        worker: None,
         metadata: Arc::default(),
         services: offers(service(8080, &[(80, &[Handler::Http]), (443, &[Handler::Tls, Handler::Http])])),
         statics: Vec::new(),

@@ -33,6 +33,6 @@ mod table;
 pub use disk::CatalogError;
 pub use intake::{Intake, IntakeError};
 pub use publish::{Publisher, Reader, RowChange};
-pub use row::{MachineRoute, Standing};
+pub use row::{MachineRoute, Standing, Worker};
 pub use snapshot::{AppRoute, Backend, Door, HTTP_PORT, HTTPS_PORT, Handling, PortRoute, Quarantined, Snapshot};
 pub use table::{Change, Named, Table};

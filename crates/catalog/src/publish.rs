@@ -14,7 +14,7 @@ use model::{MachineId, machine::Observed};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{CatalogError, Change, MachineRoute, Quarantined, Snapshot, build::Builder, disk::Disk};
+use crate::{CatalogError, Change, MachineRoute, Quarantined, Snapshot, Worker, build::Builder, disk::Disk};
 
 /// How long changes gather before they are saved.
 const SAVE_AFTER: Duration = Duration::from_millis(200);
@@ -72,6 +72,8 @@ struct Writer {
     builder: Builder,
     /// What the node that lives now has said, if it has.
     said: Option<BTreeMap<MachineId, Arc<Observed>>>,
+    /// By whom the node's machines are reached from other hosts.
+    worker: Option<Arc<Worker>>,
 }
 
 /// What is new of one machine.
@@ -100,7 +102,7 @@ impl Publisher {
         let publisher = Self {
             pictures: Arc::default(),
             generation: watch::Sender::new(snapshot.generation),
-            writer: Mutex::new(Writer { builder, said: None }),
+            writer: Mutex::new(Writer { builder, said: None, worker: None }),
             disk: Mutex::new(disk),
         };
         publisher.swap(snapshot);
@@ -110,6 +112,11 @@ impl Publisher {
     /// A reader of this catalog.
     pub fn reader(&self) -> Reader {
         Reader { pictures: self.pictures.clone(), generation: self.generation.subscribe() }
+    }
+
+    /// The machines of every view from now on are reached from other hosts by this worker.
+    pub fn reached_by(&self, worker: Worker) {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).worker = Some(Arc::new(worker));
     }
 
     /// Publishes the picture of a view. A view older than one published before in this life changes nothing.
@@ -248,7 +255,7 @@ impl Writer {
         let same = |(id, now): &(&MachineId, &Arc<Observed>)| said.get(*id).is_some_and(|it| Arc::ptr_eq(it, now));
         for (id, observed) in view.machines.iter().filter(|it| !same(it)) {
             match MachineRoute::of(observed) {
-                Some(row) => self.builder.put(row),
+                Some(row) => self.builder.put(MachineRoute { worker: self.worker.clone(), ..row }),
                 None => self.builder.remove(id),
             }
         }

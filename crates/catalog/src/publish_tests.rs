@@ -183,3 +183,19 @@ async fn following_a_node_publishes_each_view_and_saves_the_last() {
     following.await.unwrap();
     assert_eq!(Publisher::open(path).reader().load().machines().count(), 2);
 }
+
+#[test]
+fn machines_are_told_by_whom_they_are_reached_and_older_pictures_know_of_nobody() {
+    let publisher = Publisher::in_memory();
+    let worker = Worker { host: "one".parse().unwrap(), door: "192.0.2.1:4281".parse().unwrap() };
+    publisher.reached_by(worker.clone());
+    publisher.apply(&view(1, [observed(1), observed(2)]));
+    let picture = publisher.reader().load();
+    let machines = &picture.apps.get("shop").unwrap().machines;
+    let workers: Vec<_> = machines.iter().filter_map(|machine| machine.worker.as_ref()).collect();
+    assert_eq!(workers.len(), 2);
+    assert!(*workers[0].as_ref() == worker && Arc::ptr_eq(workers[0], workers[1]), "it is kept once");
+    let mut old = serde_json::to_value(machines[0].as_ref()).unwrap();
+    old.as_object_mut().unwrap().remove("worker");
+    assert_eq!(serde_json::from_value::<MachineRoute>(old).unwrap().worker, None);
+}

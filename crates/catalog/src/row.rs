@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
 };
 
 use model::{
-    AppName, InstanceId, MachineId, NetworkId, OrgSlug, Region, Timestamp,
+    AppName, HostId, InstanceId, MachineId, NetworkId, OrgSlug, Region, Timestamp,
     machine::{CheckState, MachineState, Observed, Service},
 };
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,15 @@ pub enum Standing {
     Away,
 }
 
+/// Who reaches the machines of a host from elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Worker {
+    /// The host.
+    pub host: HostId,
+    /// Where its door for other hosts is.
+    pub door: SocketAddr,
+}
+
 /// One machine: where it is, how it stands, what it offers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MachineRoute {
@@ -59,6 +68,9 @@ pub struct MachineRoute {
     pub standing: Standing,
     /// The address by which its own host reaches it.
     pub host_local: Ipv4Addr,
+    /// Who reaches it from other hosts, if they can; machines of a host share it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Arc<Worker>>,
     /// The stable address in its network.
     pub private: Ipv6Addr,
     /// Its labels; machines of an app that have the same share them.
@@ -93,6 +105,7 @@ impl MachineRoute {
             state: observed.state,
             standing: standing(observed),
             host_local: observed.addresses.host_local,
+            worker: None,
             private: observed.addresses.private,
             metadata: Arc::new(spec.config.metadata.clone()),
             services: Arc::new(spec.config.services.clone()),

@@ -335,6 +335,7 @@ fn options(publisher: &Publisher, work: &Path) -> Outcome<EdgeOptions> {
         public_https_port: None,
         trusted_proxies: Vec::new(),
         http3: false,
+        backhaul: edge::Backhaul::default(),
         access_records: false,
         bounds: Bounds::default(),
     })
@@ -379,6 +380,7 @@ fn row(app: usize, number: usize, port: u16) -> MachineRoute {
         state: MachineState::Started,
         standing: Standing::Ready,
         host_local: Ipv4Addr::LOCALHOST,
+        worker: None,
         metadata: Arc::new(labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()),
         services: Arc::new(vec![service]),
         statics: Vec::new(),

@@ -43,8 +43,18 @@ pub struct Chosen {
     pub h2: bool,
     /// Connections to it may be used for one request after another.
     pub reuse: bool,
+    /// No other machine would do.
+    pub only: bool,
     /// When the connection has to be there.
     pub reach_by: Option<Instant>,
+}
+
+impl Chosen {
+    /// This one, whatever others there are.
+    pub fn of(candidate: &Candidate, lease: Lease) -> Self {
+        let Candidate { route, h2, reuse, .. } = candidate;
+        Self { lease, route: route.clone(), h2: *h2, reuse: *reuse, only: true, reach_by: None }
+    }
 }
 
 /// A request's way to a machine: what it has tried and since when it waits.
@@ -216,14 +226,8 @@ impl<'a> Search<'a> {
                 }
                 let lease = candidate.target.lease(candidate.hard_limit);
                 lease.map_or(Attempt::Closed, |lease| {
-                    let route = candidate.route.clone();
-                    Attempt::Chosen(Chosen {
-                        lease,
-                        route,
-                        h2: candidate.h2,
-                        reuse: candidate.reuse,
-                        reach_by: self.reach_by,
-                    })
+                    let only = candidates.iter().filter(|it| it.wished.is_some()).count() == 1;
+                    Attempt::Chosen(Chosen { only, reach_by: self.reach_by, ..Chosen::of(candidate, lease) })
                 })
             }
         }

@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    EdgeError, EdgeOptions, Subnet,
+    Backhaul, EdgeError, EdgeOptions, Subnet,
     account::{self, Handshakes},
     context::Context,
     http, http3,
@@ -41,6 +41,7 @@ use crate::{
     udp::Slots,
     upstream::{Dialer, KeepBounds},
     wake::{self, Alarms},
+    worker,
 };
 
 /// How long before a drain's deadline WebSockets are asked to close, at most.
@@ -57,6 +58,7 @@ pub struct Edge {
     doors: Arc<Doors>,
     http: Vec<SocketAddr>,
     https: Vec<SocketAddr>,
+    worker: Option<SocketAddr>,
 }
 
 impl Edge {
@@ -79,19 +81,25 @@ impl Edge {
         let https = bind_all(&sockets, &options.https, "https-port")?;
         let (http_addresses, https_addresses) = (addresses(&http), addresses(&https));
         let context = context(&options, domain, certificates);
+        let mut worker = None;
         if let Some(port) = options.public_https_port.or(https_addresses.first().map(SocketAddr::port)) {
             let _ = context.https_port.set(port);
         }
         if options.http3 {
             speak_http3(&context, &https_addresses, takes_over)?;
         }
+        if let Some(door) = options.backhaul.door {
+            let listener = bind(&sockets, door, "worker-listen")?;
+            worker = listener.local_addr().ok();
+            worker::open(&context, listener, options.backhaul.credentials.clone());
+        }
         let ips: BTreeSet<IpAddr> = http_addresses.iter().chain(&https_addresses).map(SocketAddr::ip).collect();
         let doors = Arc::new(Doors::new(sockets.clone(), ips.into_iter().collect(), options.reserved_ports));
-        follow(&context, &doors, options.catalog);
+        follow(&context, &doors, options.catalog, options.backhaul);
         listen(&context, http, catalog::HTTP_PORT);
         listen(&context, https, catalog::HTTPS_PORT);
         sockets.close_spare();
-        Ok(Arc::new(Self { context, sockets, doors, http: http_addresses, https: https_addresses }))
+        Ok(Arc::new(Self { context, sockets, doors, http: http_addresses, https: https_addresses, worker }))
     }
 
     /// Lets in whoever connects.
@@ -112,6 +120,11 @@ impl Edge {
     /// Where TLS is listened for.
     pub fn https_addresses(&self) -> &[SocketAddr] {
         &self.https
+    }
+
+    /// Where other hosts knock for the machines of this one, if they may.
+    pub fn worker_address(&self) -> Option<SocketAddr> {
+        self.worker
     }
 
     /// The ports opened for apps, beside those for HTTP and TLS.
@@ -264,10 +277,10 @@ fn speak_http3(context: &Arc<Context>, addresses: &[SocketAddr], takes_over: boo
 }
 
 /// Routes by the catalog of this moment, then by every later one, until the edge stops.
-fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader) {
+fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader, backhaul: Backhaul) {
     let mut changes = catalog.changed();
     changes.mark_unchanged();
-    let mut registry = Registry::new(context.region.clone());
+    let mut registry = Registry::new(context.region.clone(), backhaul);
     let mut complete = swap(context, doors, &catalog, &mut registry);
     let (context, doors) = (context.clone(), doors.clone());
     let tasks = context.tasks.clone();

@@ -45,6 +45,12 @@ pub enum EdgeError {
     /// The domain is not one.
     #[error("{0:?} is not a domain name; write one such as dunlin.localhost")]
     Domain(String),
+    /// This host's certificate for other hosts cannot be used.
+    #[error("the certificate by which this host proves to others who it is cannot be used: {reason}")]
+    Identity {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The local certificate authority could not be read or made.
     #[error("the local certificate authority in {} cannot be used: {reason}", path.display())]
     Authority {

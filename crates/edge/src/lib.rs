@@ -57,6 +57,7 @@ mod wake;
 pub mod warmup;
 mod websocket;
 mod wish;
+mod worker;
 
 pub use edge::Edge;
 pub use error::EdgeError;
@@ -73,3 +74,4 @@ pub use stream::postgres::keys::{KeyScan, Scanned};
 pub use subnet::{BadSubnet, Subnet};
 pub use websocket::Frames as WebSocketFrames;
 pub use wish::Place;
+pub use worker::{Backhaul, Credentials, Identity};

@@ -31,6 +31,7 @@ use crate::{
     upstream::Pool,
     wake::{Drowsy, Falling},
     warmup::{self, Warmth},
+    worker::Hop,
 };
 
 /// A machine.
@@ -135,10 +136,12 @@ impl Machine {
         share
     }
 
-    /// The port at this address; made if there is none.
-    pub fn target(&self, address: SocketAddr, make: impl FnOnce() -> Target) -> Arc<Target> {
+    /// The port at this address, reached this way; made if there is none.
+    pub fn target(&self, address: SocketAddr, hop: Option<&Arc<Hop>>, make: impl FnOnce() -> Target) -> Arc<Target> {
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = targets.iter().filter_map(Weak::upgrade).find(|target| target.address == address) {
+        let door = hop.map(|hop| &hop.worker);
+        let is_same = |it: &Arc<Target>| it.address == address && it.hop.as_ref().map(|hop| &hop.worker) == door;
+        if let Some(known) = targets.iter().filter_map(Weak::upgrade).find(is_same) {
             return known;
         }
         targets.retain(|target| target.strong_count() > 0);
@@ -255,6 +258,8 @@ pub struct Target {
     pub machine: Arc<Machine>,
     /// Where its own host reaches the port.
     pub address: SocketAddr,
+    /// The way to its host's worker; nothing if it is on this host, or reached as if it were.
+    pub hop: Option<Arc<Hop>>,
     /// Connections that can be used again.
     pub pool: Arc<Pool>,
     /// Told each time that a place becomes free; shared by the machines of one service.
@@ -269,10 +274,10 @@ pub struct Target {
 
 impl Target {
     /// A target without load.
-    pub fn new(machine: Arc<Machine>, address: SocketAddr, freed: Arc<Notify>) -> Self {
+    pub fn new(machine: Arc<Machine>, address: SocketAddr, hop: Option<Arc<Hop>>, freed: Arc<Notify>) -> Self {
         let (load, health, clean) = (AtomicU32::new(0), Mutex::default(), AtomicBool::new(true));
         let peaks = Default::default();
-        Self { machine, address, pool: Arc::default(), freed, load, peaks, health, clean }
+        Self { machine, address, hop, pool: Arc::default(), freed, load, peaks, health, clean }
     }
 
     /// How many requests and connections are under way to it.
@@ -373,7 +378,7 @@ mod tests {
 
     fn target() -> Arc<Target> {
         let machine = Arc::new(Machine::new(MachineId::from_random([1; 7])));
-        Arc::new(Target::new(machine, ([127, 0, 0, 1], 1).into(), Arc::default()))
+        Arc::new(Target::new(machine, ([127, 0, 0, 1], 1).into(), None, Arc::default()))
     }
 
     #[test]

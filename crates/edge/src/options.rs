@@ -17,7 +17,7 @@ use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
 
-use crate::{Hostnames, Maintenance, Pace, Rate, Subnet, http::InboundBody, proxy_protocol::TrustedProxy};
+use crate::{Backhaul, Hostnames, Maintenance, Pace, Rate, Subnet, http::InboundBody, proxy_protocol::TrustedProxy};
 
 /// An error of any kind, as bodies carry it.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -55,6 +55,8 @@ pub struct EdgeOptions {
     pub http3: bool,
     /// Write an access record for each request into its app's log.
     pub access_records: bool,
+    /// How machines of other hosts are reached, and those of this one from there.
+    pub backhaul: Backhaul,
     /// How much, how long.
     pub bounds: Bounds,
 }

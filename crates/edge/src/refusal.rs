@@ -315,6 +315,24 @@ pub enum Refusal {
         /// How long was waited.
         waited: Duration,
     },
+    /// A machine of another host was at its hard limit when the request came there.
+    #[error("machine {machine} is at its hard limit, says its host")]
+    FullAtWorker {
+        /// The machine.
+        machine: MachineId,
+    },
+    /// A machine of another host had stopped taking traffic when the request came there.
+    #[error("machine {machine} takes no traffic any more, says its host")]
+    Bounced {
+        /// The machine.
+        machine: MachineId,
+    },
+    /// Another host does not know a machine of its own.
+    #[error("machine {machine} is not known to its host, or has no such port")]
+    UnknownToWorker {
+        /// The machine.
+        machine: MachineId,
+    },
     /// Several machines were tried, none took it.
     #[error("no machine took it in {attempts} attempts; the last one: {last}")]
     Exhausted {
@@ -373,10 +391,12 @@ impl Refusal {
             Self::NotWoken { why: NoWaking::TooSlow, .. } => "PM03",
             Self::NotWoken { why: NoWaking::NotStartable, .. } => "PM08",
             Self::Maintenance { .. } => "PH13",
+            Self::Bounced { .. } => "PM11",
             Self::NoMachine { .. } => "PR01",
+            Self::UnknownToWorker { .. } => "PR02",
             Self::Exhausted { .. } => "PR03",
             Self::NotReady { .. } => "PR04",
-            Self::Full { .. } => "PL01",
+            Self::Full { .. } | Self::FullAtWorker { .. } => "PL01",
             Self::TooManyWaiting { .. } => "PL02",
             Self::TooManyConnections { .. } => "PL05",
             Self::TooManyRequests { .. } => "PL06",
@@ -410,7 +430,7 @@ impl Refusal {
             Self::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Full { .. } | Self::TooManyWaiting { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotWoken { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotWoken { .. } | Self::FullAtWorker { .. } | Self::Bounced { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::NoAnswer { .. } | Self::ReplayTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Exhausted { last, .. } => last.status(),
             _ => StatusCode::BAD_GATEWAY,
@@ -427,7 +447,7 @@ impl Refusal {
             Self::HandshakesOfRange { .. } | Self::HandshakesOfName { .. } => Fault::Client,
             Self::Flood { .. } | Self::SlowBody | Self::SlowReader => Fault::Client,
             Self::TooManyConnections { .. } | Self::TooManyRequests { .. } => Fault::Client,
-            Self::Unreachable { .. } => Fault::Platform,
+            Self::Unreachable { .. } | Self::Bounced { .. } | Self::UnknownToWorker { .. } => Fault::Platform,
             Self::Exhausted { last, .. } => last.fault(),
             _ => Fault::App,
         }
@@ -453,11 +473,14 @@ impl Refusal {
             Self::NotReady { .. } => {
                 "See `dunlin status` and `dunlin logs`: the app does not start, or its checks fail."
             }
-            Self::Full { .. } | Self::TooManyWaiting { .. } => {
+            Self::Full { .. } | Self::TooManyWaiting { .. } | Self::FullAtWorker { .. } => {
                 "Try again later. `dunlin scale count` adds machines; hard_limit in fly.toml is the bound of one."
             }
             Self::ConnectRefused { .. } => {
                 "Make the app listen on 0.0.0.0 (not on 127.0.0.1) and on the internal_port of fly.toml."
+            }
+            Self::Bounced { .. } | Self::UnknownToWorker { .. } => {
+                "Try again: the picture that this edge routes by is older than that of the machine's host."
             }
             Self::Unreachable { .. } => "See `dunlin machine status` and the host's own log.",
             Self::ClosedEarly { .. } | Self::BrokenOff { .. } => {
@@ -525,6 +548,9 @@ impl Refusal {
             | Self::BrokenOff { machine, .. }
             | Self::BadAnswer { machine, .. }
             | Self::NoAnswer { machine, .. }
+            | Self::FullAtWorker { machine }
+            | Self::Bounced { machine }
+            | Self::UnknownToWorker { machine }
             | Self::NotWoken { machine, .. } => Some(machine),
             Self::Exhausted { last, .. } => last.machine(),
             _ => None,

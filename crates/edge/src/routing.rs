@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
-use catalog::{AppRoute, Change, MachineRoute, Named, PortRoute, Snapshot, Standing, Table};
+use catalog::{AppRoute, Change, MachineRoute, Named, PortRoute, Snapshot, Standing, Table, Worker};
 use model::{AppName, MachineId, Region, Timestamp, machine::ConcurrencyKind};
 
 use crate::{
@@ -16,6 +16,7 @@ use crate::{
     replay::Quota,
     warmup::Warmth,
     wish::Wish,
+    worker::{Backhaul, Hop},
 };
 
 /// How long a machine that fails its checks, or is kept away from traffic, is still expected to come back.
@@ -104,6 +105,14 @@ impl App {
         self.ready_for_datagrams.get(&port).map_or(&[], |ready| ready.as_slice())
     }
 
+    /// A public port by which a machine is reached at this port inside the guest.
+    pub fn public_port(&self, machine: &MachineId, internal_port: u16) -> Option<u16> {
+        let leads_there = |port: &PortRoute| {
+            port.backends.iter().any(|it| it.machine.id == *machine && it.internal_port == internal_port)
+        };
+        self.route.ports.iter().find(|(_, port)| leads_there(port)).map(|(port, _)| *port)
+    }
+
     /// Whether a machine that meets a wish may soon take traffic on a public port, though none does now.
     pub fn is_expected(&self, port: u16, wish: &Wish, now: Timestamp) -> bool {
         let Some(route) = self.port(port) else { return false };
@@ -165,6 +174,9 @@ pub struct Registry {
     replays: Quota,
     /// Machines that have become ready since somebody asked.
     opened: Vec<Arc<MachineRoute>>,
+    backhaul: Backhaul,
+    /// The ways to other hosts, so that all that goes there goes one way.
+    hops: BTreeMap<Arc<Worker>, Weak<Hop>>,
 }
 
 /// So many regions are remembered.
@@ -172,7 +184,7 @@ const MAX_PLACES: usize = 4096;
 
 impl Registry {
     /// Knows nothing yet, but where this edge runs.
-    pub fn new(region: Region) -> Self {
+    pub fn new(region: Region, backhaul: Backhaul) -> Self {
         Self {
             region,
             places: HashMap::new(),
@@ -182,6 +194,8 @@ impl Registry {
             warmth: Warmth::Warm,
             replays: Quota::default(),
             opened: Vec::new(),
+            backhaul,
+            hops: BTreeMap::new(),
         }
     }
 
@@ -294,8 +308,11 @@ impl Registry {
 
     /// The machines behind a port, dialed at the service's internal port, or at another one.
     fn ready(&mut self, app: &AppState, port: &PortRoute, at: Option<u16>) -> Vec<Candidate> {
-        let ready = port.backends.iter().filter(|backend| backend.machine.is_ready());
-        let candidates = ready.map(|backend| Candidate {
+        // Datagrams pass to machines of this host only: an address of another host's means something else here.
+        let may = |machine: &MachineRoute| at.is_none() || self.worker(machine).is_none();
+        let ready = port.backends.iter().filter(|backend| backend.machine.is_ready() && may(&backend.machine));
+        let ready: Vec<_> = ready.collect();
+        let candidates = ready.into_iter().map(|backend| Candidate {
             route: backend.machine.clone(),
             region: self.place(&backend.machine.region),
             near: 0,
@@ -311,7 +328,25 @@ impl Registry {
     fn target(&mut self, app: &AppState, machine: &MachineRoute, port: u16) -> Arc<Target> {
         let address = SocketAddr::new(IpAddr::V4(machine.host_local), port);
         let live = self.machine(&machine.id);
-        live.target(address, || Target::new(live.clone(), address, app.freed(port)))
+        let hop = self.hop(machine);
+        live.target(address, hop.as_ref(), || Target::new(live.clone(), address, hop.clone(), app.freed(port)))
+    }
+
+    /// By whom a machine is reached that is not on this host.
+    fn worker<'m>(&self, machine: &'m MachineRoute) -> Option<&'m Arc<Worker>> {
+        machine.worker.as_ref().filter(|worker| self.backhaul.host.as_ref() != Some(&worker.host))
+    }
+
+    /// The way to a machine's host; nothing if that is this one, or has no door.
+    fn hop(&mut self, machine: &MachineRoute) -> Option<Arc<Hop>> {
+        let worker = self.worker(machine)?;
+        if let Some(known) = self.hops.get(worker).and_then(Weak::upgrade) {
+            return Some(known);
+        }
+        self.hops.retain(|_, hop| hop.strong_count() > 0);
+        let hop = Arc::new(Hop::new(worker.clone(), self.backhaul.credentials.clone()));
+        self.hops.insert(worker.clone(), Arc::downgrade(&hop));
+        Some(hop)
     }
 
     fn place(&mut self, region: &Region) -> u32 {

@@ -37,6 +37,7 @@ fn row(app: &str, number: u8, standing: Standing) -> MachineRoute {
         state: MachineState::Started,
         standing,
         host_local: Ipv4Addr::new(10, 0, 0, number),
+        worker: None,
         metadata: Arc::default(),
         services: Arc::new(vec![web, udp]),
         statics: Vec::new(),
@@ -45,7 +46,7 @@ fn row(app: &str, number: u8, standing: Standing) -> MachineRoute {
 }
 
 fn registry() -> Registry {
-    Registry::new("here".parse().unwrap())
+    Registry::new("here".parse().unwrap(), Backhaul::default())
 }
 
 fn put(row: MachineRoute) -> RowChange {

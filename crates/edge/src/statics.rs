@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn may_have(chosen: &Chosen, head: &Head) -> bool {
     let reads = matches!(head.method, Method::GET | Method::HEAD);
     let below = |prefix: &String| Static::holds(prefix, head.uri.path());
-    reads && chosen.route.statics.iter().any(below)
+    // Those of another host are asked by its worker.
+    reads && chosen.lease.target.hop.is_none() && chosen.route.statics.iter().any(below)
 }
 
 /// The answer of a machine's file server to a request that may be for a file, if there is one.

@@ -104,6 +104,13 @@ name!(
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
 );
 name!(
+    /// A host's identifier: lower-case letters, digits and dashes, 1 to 40 of them, so that it fits into a certificate.
+    HostId, "host id", "use 1 to 40 lower-case letters, digits and dashes, with a letter or a digit at both ends",
+    |text| (1..=40).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && !text.starts_with('-') && !text.ends_with('-')
+);
+name!(
     /// A machine's identifier: 14 lower-case hexadecimal digits (56 bits), stable for its whole life.
     MachineId, "machine id", "a machine id is 14 hexadecimal digits",
     |text| text.len() == 14 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))

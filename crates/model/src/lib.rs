@@ -12,6 +12,6 @@ pub mod machine;
 pub mod time;
 
 pub use address::{Addresses, NetworkId};
-pub use id::{AppName, Hostname, InstanceId, InvalidName, MachineId, OrgSlug, Region};
+pub use id::{AppName, HostId, Hostname, InstanceId, InvalidName, MachineId, OrgSlug, Region};
 pub use image::{Digest, ImageConfig, ImageRef, ImageSpec, Reference};
 pub use time::{GoDuration, Timestamp};

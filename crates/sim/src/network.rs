@@ -405,6 +405,7 @@ impl Network {
             state: MachineState::Started,
             standing,
             host_local: Ipv4Addr::new(10, 0, machine.region as u8, number as u8 + 1),
+            worker: None,
             private: network.machine_address(&machine.id),
             metadata: Arc::default(),
             services: Arc::new(vec![self.service()]),

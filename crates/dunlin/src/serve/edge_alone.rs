@@ -127,6 +127,7 @@ fn edge_options(options: &EdgeServeOptions, catalog: &Publisher) -> Result<EdgeO
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
         http3: !options.no_http3,
+        backhaul: edge::Backhaul::default(),
         access_records: !options.no_access_records,
         bounds: Bounds::default(),
     })

@@ -214,6 +214,7 @@ pub fn edge_options(
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
         http3: !options.no_http3,
+        backhaul: edge::Backhaul::default(),
         access_records: !options.no_access_records,
         bounds: options.bounds(),
     })

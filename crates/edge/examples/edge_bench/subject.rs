@@ -53,6 +53,7 @@ async fn run(directory: &Path, ports: &Ports) -> Result<()> {
         public_https_port: None,
         trusted_proxies: Vec::new(),
         http3: false,
+        backhaul: edge::Backhaul::default(),
         access_records: true,
         bounds: Bounds::default(),
     })

@@ -300,6 +300,9 @@ fn reason(cause: &Refusal) -> Option<&'static str> {
     match cause {
         Refusal::NoMachine { .. } | Refusal::NotReady { .. } => Some("no_candidate"),
         Refusal::Full { .. } | Refusal::TooManyWaiting { .. } => Some("no_candidate"),
+        Refusal::FullAtWorker { .. } | Refusal::Bounced { .. } | Refusal::UnknownToWorker { .. } => {
+            Some("no_candidate")
+        }
         Refusal::ConnectRefused { .. } | Refusal::Unreachable { .. } => Some("retries_exhausted"),
         Refusal::Exhausted { last, .. } => reason(last).map(|_| "retries_exhausted"),
         Refusal::ReplayTimeout { .. } => Some("timeout"),

@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
     Uri, Version,
-    header::HOST,
+    header::{HOST, UPGRADE},
     uri::{Authority, Parts, PathAndQuery, Scheme},
 };
 use hyper::{
@@ -31,6 +31,7 @@ use crate::{
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     replay::Head,
+    worker::{Errand, Hop, Verdict},
 };
 
 /// Opens connections to machines and sends requests over them.
@@ -66,6 +67,9 @@ impl Dialer {
 
     /// A connection to a machine, made by some moment if there is one.
     pub async fn connect(&self, target: &Target, by: Option<Instant>) -> Result<TcpStream, Refusal> {
+        if let Some(hop) = &target.hop {
+            return Err(too_far(target, hop));
+        }
         let began = Instant::now();
         let end = began + self.connect;
         let end = by.map_or(end, |by| by.min(end));
@@ -88,12 +92,53 @@ impl Dialer {
         authority: &str,
         body: RequestBody,
     ) -> Result<Answered, Failed> {
-        if chosen.h2 {
-            // By address: most requests need less room.
+        // By address: most requests need less room.
+        if let Some(hop) = &chosen.lease.target.hop {
+            Box::pin(self.send_far(chosen, hop, head, authority, body)).await
+        } else if chosen.h2 {
             Box::pin(self.send_h2_in_time(chosen, in_h2(head, authority, body))).await
         } else {
             self.send_h1(chosen, head, body).await
         }
+    }
+
+    /// The same for a machine of another host, by its worker.
+    async fn send_far(
+        &self,
+        chosen: &Chosen,
+        hop: &Hop,
+        head: &Head,
+        authority: &str,
+        body: RequestBody,
+    ) -> Result<Answered, Failed> {
+        let target = &chosen.lease.target;
+        let (machine, port) = (target.machine.id.clone(), target.address.port());
+        if head.headers.contains_key(UPGRADE) {
+            return Err(Failed { cause: too_far(target, hop), unsent: Some(body), untouched: true });
+        }
+        let end = Instant::now() + self.connect;
+        let end = chosen.reach_by.map_or(end, |by| by.min(end));
+        let mut sender = match hop.connection(&self.http2, &self.tasks, end).await {
+            Ok(sender) => sender,
+            Err(reason) => {
+                let cause = Refusal::Unreachable { machine, port, reason };
+                return Err(Failed { cause, unsent: Some(body), untouched: true });
+            }
+        };
+        let mut request = in_h2(head, authority, body);
+        let app = chosen.route.app.clone();
+        Errand { app, machine: machine.clone(), port, only: chosen.only }.put(request.headers_mut());
+        let mut response = self
+            .in_time(chosen, request, async |request| {
+                sender.try_send_request(request).await.map_err(|error| failed(target, error))
+            })
+            .await?;
+        if let Some(verdict) = Verdict::take(response.headers_mut()) {
+            let untouched = verdict.is_untouched();
+            return Err(Failed { cause: verdict.refusal(machine, port), unsent: None, untouched });
+        }
+        target.worked();
+        Ok(response.map(AnswerBody::Http2))
     }
 
     async fn send_h1(&self, chosen: &Chosen, head: &Head, body: RequestBody) -> Result<Answered, Failed> {
@@ -142,14 +187,24 @@ impl Dialer {
         }
     }
 
-    async fn send_h2_in_time(&self, chosen: &Chosen, mut request: Request<RequestBody>) -> Result<Answered, Failed> {
+    async fn send_h2_in_time(&self, chosen: &Chosen, request: Request<RequestBody>) -> Result<Answered, Failed> {
+        self.in_time(chosen, request, async |request| self.send_h2(chosen, request).await).await
+    }
+
+    /// What `send` makes of a request, unless no answer comes in time once all of the request has been sent.
+    async fn in_time<T>(
+        &self,
+        chosen: &Chosen,
+        mut request: Request<RequestBody>,
+        send: impl AsyncFnOnce(Request<RequestBody>) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
         let sent = request.body_mut().sent();
         let too_late = async {
             let _ = sent.await;
             tokio::time::sleep(self.patience.answer).await;
         };
         tokio::select! {
-            answer = self.send_h2(chosen, request) => answer,
+            answer = send(request) => answer,
             () = too_late => {
                 let cause = self.lost(&chosen.lease.target, Why::Late);
                 Err(Failed { cause, unsent: None, untouched: false })
@@ -204,6 +259,15 @@ fn in_h2(head: &Head, authority: &str, body: RequestBody) -> Request<RequestBody
         *request.uri_mut() = uri;
     }
     request
+}
+
+/// What does not pass by way of a worker: only requests do.
+fn too_far(target: &Target, hop: &Hop) -> Refusal {
+    let (machine, port) = (target.machine.id.clone(), target.address.port());
+    let host = &hop.worker.host;
+    let reason =
+        format!("it is on host {host}, to which only requests pass, no upgrades, bare connections or datagrams");
+    Refusal::Unreachable { machine, port, reason }
 }
 
 fn unreachable(target: &Target, error: &io::Error) -> Refusal {

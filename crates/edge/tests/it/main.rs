@@ -33,3 +33,4 @@ mod udp;
 mod udp_sources;
 mod wake;
 mod websocket;
+mod worker;

@@ -28,6 +28,7 @@ async fn refused(change: impl FnOnce(&mut edge::EdgeOptions)) -> EdgeError {
         trusted_proxies: Vec::new(),
         maintenance: edge::Maintenance::open(directory.path().join("maintenance.json")),
         http3: true,
+        backhaul: edge::Backhaul::default(),
         access_records: true,
         bounds: Default::default(),
     };

@@ -144,6 +144,7 @@ impl World {
             public_https_port: None,
             trusted_proxies: Vec::new(),
             http3: true,
+            backhaul: edge::Backhaul::default(),
             access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };
@@ -170,6 +171,7 @@ impl World {
             public_https_port: None,
             trusted_proxies: Vec::new(),
             http3: true,
+            backhaul: edge::Backhaul::default(),
             access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };

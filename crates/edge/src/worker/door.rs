@@ -1,0 +1,219 @@
+//! Where other hosts knock for the machines of this one.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context as Waking, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http2,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kit::report::Report;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use super::{Errand, Verdict, fields, identity::ALPN};
+use crate::{
+    choose::{Chosen, Search},
+    context::Context,
+    gathered::Gathered,
+    http::InboundBody,
+    limits::{AnswerBegun, Paced},
+    machine::Lease,
+    options::BoxError,
+    replay::Head,
+    statics,
+    upstream::{AnswerBody, Failed, KeepBounds, KeptBody, RequestBody},
+    wish::{Strength, Wish},
+};
+
+/// Edges that are connected, or about to be, at a time.
+const MAX_PEERS: usize = 1024;
+/// Requests of one edge at a time; more wait there.
+const MAX_STREAMS: u32 = 4096;
+/// How long accepting rests when the system has no more sockets or memory to give.
+const REST: Duration = Duration::from_millis(100);
+
+/// Lets in the edges of other hosts until the edge stops.
+pub fn open(context: &Arc<Context>, listener: Arc<TcpListener>, credentials: Arc<super::Credentials>) {
+    let context = context.clone();
+    context.tasks.clone().spawn(async move {
+        let places = Arc::new(Semaphore::new(MAX_PEERS));
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = context.retiring.cancelled() => return,
+            };
+            let Ok((stream, peer)) = accepted else {
+                tokio::time::sleep(REST).await;
+                continue;
+            };
+            let Ok(place) = places.clone().try_acquire_owned() else {
+                tracing::warn!(%peer, "an edge is turned away: {MAX_PEERS} are here");
+                continue;
+            };
+            let (context, credentials) = (context.clone(), credentials.clone());
+            context.tasks.clone().spawn(async move {
+                match timeout(context.bounds.handshake, shake_hands(&credentials, stream)).await {
+                    Ok(Ok(stream)) => serve(&context, stream).await,
+                    Ok(Err(why)) => tracing::debug!(%peer, "a peer is refused at the worker's door: {why}"),
+                    Err(_) => tracing::debug!(%peer, "a handshake at the worker's door took too long"),
+                }
+                drop(place);
+            });
+        }
+    });
+}
+
+async fn shake_hands(credentials: &super::Credentials, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+    let identity = credentials.get().ok_or("this host has no certificate yet")?;
+    let _ = stream.set_nodelay(true);
+    let acceptor = TlsAcceptor::from(identity.server.clone());
+    let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
+    if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+        return Err("it does not say what it wants to speak".into());
+    }
+    Ok(stream)
+}
+
+async fn serve(context: &Arc<Context>, stream: TlsStream<TcpStream>) {
+    let mut server = http2::Builder::new(TokioExecutor::new());
+    server
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        // What a client may send, and what the edge adds to it.
+        .max_header_list_size(u32::try_from(context.bounds.header_bytes * 2).unwrap_or(u32::MAX))
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let service = service_fn(|request| {
+        let context = context.clone();
+        // By address: what awaits it is moved about before it runs.
+        Box::pin(async move { Ok::<_, Infallible>(answer(&context, request).await) })
+    });
+    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(Gathered::new(stream)), service));
+    tokio::select! {
+        ended = connection.as_mut() => return tell_end(ended),
+        () = context.retiring.cancelled() => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        ended = connection => tell_end(ended),
+        () = context.aborting.cancelled() => {}
+    }
+}
+
+fn tell_end(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!("the connection of an edge ended: {}", Report(&error));
+    }
+}
+
+async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<AnswerToEdge> {
+    carry(context, request).await.unwrap_or_else(|verdict| {
+        let mut response = Response::new(AnswerToEdge(None));
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        verdict.put(response.headers_mut());
+        response
+    })
+}
+
+/// Sends a request to the machine that it names.
+async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result<Response<AnswerToEdge>, Verdict> {
+    let errand = Errand::take(request.headers_mut()).ok_or(Verdict::Unknown)?;
+    let chosen = choose(context, &errand).await?;
+    let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+    let (parts, body) = request.into_parts();
+    let mut head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
+    head.uri = Uri::from(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
+    if let Ok(host) = HeaderValue::from_str(&authority) {
+        head.headers.insert(header::HOST, host);
+    }
+    if statics::may_have(&chosen, &head)
+        && let Some(answered) = Box::pin(statics::ask(context, &chosen, &head)).await
+    {
+        return Ok(to_edge(answered, chosen.lease));
+    }
+    let answered = AnswerBegun::default();
+    let body = Paced::new(InboundBody::from(body), context.bounds.body_pace, answered.clone());
+    // The edge keeps what may have to be sent again.
+    let body = KeptBody::new(body, &KeepBounds::new(0, 0));
+    let content = body.read().map(RequestBody::from).unwrap_or_default();
+    body.let_go();
+    match context.dialer.send(&chosen, &head, &authority, content).await {
+        Ok(response) => {
+            answered.tell();
+            Ok(to_edge(response, chosen.lease))
+        }
+        Err(Failed { cause, unsent, untouched }) => {
+            context.routing.load().blame(&errand.app, &chosen.lease.target);
+            Err(Verdict::Failed { reason: cause.to_string(), untouched: untouched || unsent.is_some() })
+        }
+    }
+}
+
+/// A place on the machine that is asked for. One that takes no traffic is waited for, and woken, only if no other will do.
+async fn choose(context: &Arc<Context>, errand: &Errand) -> Result<Chosen, Verdict> {
+    let routing = context.routing.load_full();
+    let app = routing.app(errand.app.as_str()).ok_or(Verdict::Unknown)?;
+    let public = app.public_port(&errand.machine, errand.port).ok_or(Verdict::Unknown)?;
+    let ready = app.ready(public).iter().find(|candidate| candidate.route.id == errand.machine);
+    if let Some(candidate) = ready.filter(|candidate| candidate.target.hop.is_none()) {
+        let lease = candidate.target.lease(candidate.hard_limit);
+        let closed = !candidate.target.machine.is_open();
+        match lease {
+            Some(lease) => return Ok(Chosen::of(candidate, lease)),
+            None if closed && !errand.only => return Err(Verdict::Asleep),
+            None if !errand.only => return Err(Verdict::Full),
+            None => {}
+        }
+    } else if ready.is_some() {
+        // It is reached through yet another host: requests do not go around in circles.
+        return Err(Verdict::Unknown);
+    } else if !errand.only {
+        return Err(Verdict::Asleep);
+    }
+    let wish = Wish { machine: Some((errand.machine.clone(), Strength::Force)), ..Wish::default() };
+    let chosen = Search::new(context, &errand.app, public).wishing(wish).next().await;
+    let failed = |reason: String| Verdict::Failed { reason, untouched: true };
+    let chosen = chosen.map_err(|refusal| failed(refusal.to_string()))?;
+    if chosen.lease.target.hop.is_some() { Err(Verdict::Unknown) } else { Ok(chosen) }
+}
+
+fn to_edge(mut response: Response<AnswerBody>, lease: Lease) -> Response<AnswerToEdge> {
+    fields::clean(response.headers_mut());
+    response.map(|body| AnswerToEdge(Some((body, lease))))
+}
+
+/// A machine's answer on its way to the edge. Its place becomes free with it.
+struct AnswerToEdge(Option<(AnswerBody, Lease)>);
+
+impl Body for AnswerToEdge {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let Some((body, _)) = &mut self.get_mut().0 else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |(body, _)| body.size_hint())
+    }
+}

@@ -1,0 +1,156 @@
+//! The fields by which an edge and a worker speak about a request. A client's own of these names never get this far, and
+//! neither the machine nor the client sees them: each side takes away what the other one said.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use model::{AppName, MachineId};
+
+use crate::Refusal;
+
+const APP: HeaderName = HeaderName::from_static("dunlin-hop-app");
+const MACHINE: HeaderName = HeaderName::from_static("dunlin-hop-machine");
+const PORT: HeaderName = HeaderName::from_static("dunlin-hop-port");
+const ONLY: HeaderName = HeaderName::from_static("dunlin-hop-only");
+const REFUSAL: HeaderName = HeaderName::from_static("dunlin-hop-refusal");
+const REASON: HeaderName = HeaderName::from_static("dunlin-hop-reason");
+
+/// The longest reason that is told, in bytes.
+const MAX_REASON: usize = 300;
+
+/// Whom a request is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errand {
+    /// The app.
+    pub app: AppName,
+    /// Its machine.
+    pub machine: MachineId,
+    /// The port inside the guest.
+    pub port: u16,
+    /// No other machine would do.
+    pub only: bool,
+}
+
+impl Errand {
+    /// Says so.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        headers.insert(APP, text(self.app.as_str()));
+        headers.insert(MACHINE, text(self.machine.as_str()));
+        headers.insert(PORT, self.port.into());
+        if self.only {
+            headers.insert(ONLY, HeaderValue::from_static("yes"));
+        } else {
+            headers.remove(ONLY);
+        }
+    }
+
+    /// Takes what was said; nothing if that makes no sense.
+    pub fn take(headers: &mut HeaderMap) -> Option<Self> {
+        let (app, machine, port) = (headers.remove(APP), headers.remove(MACHINE), headers.remove(PORT));
+        let only = headers.remove(ONLY).is_some();
+        let (app, machine, port) = (app?, machine?, port?);
+        let read = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
+        Some(Self {
+            app: read(&app)?.parse().ok()?,
+            machine: read(&machine)?.parse().ok()?,
+            port: read(&port)?.parse().ok()?,
+            only,
+        })
+    }
+}
+
+/// Why a worker has not sent a request to its machine, or has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is no such machine, or it has no such port.
+    Unknown,
+    /// It is at its hard limit.
+    Full,
+    /// It takes no traffic at the moment.
+    Asleep,
+    /// It could not be reached, or gave no answer.
+    Failed {
+        /// What happened.
+        reason: String,
+        /// It has got nothing of the request.
+        untouched: bool,
+    },
+}
+
+impl Verdict {
+    /// Says so.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        let (word, reason) = match self {
+            Self::Unknown => ("unknown", None),
+            Self::Full => ("full", None),
+            Self::Asleep => ("asleep", None),
+            Self::Failed { reason, untouched: true } => ("untouched", Some(reason)),
+            Self::Failed { reason, untouched: false } => ("failed", Some(reason)),
+        };
+        headers.insert(REFUSAL, HeaderValue::from_static(word));
+        if let Some(reason) = reason {
+            let plain: String = reason.chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(MAX_REASON).collect();
+            headers.insert(REASON, text(&plain));
+        }
+    }
+
+    /// Takes what was said, so that what is left is the machine's own.
+    pub fn take(headers: &mut HeaderMap) -> Option<Self> {
+        let (word, reason) = (headers.remove(REFUSAL)?, headers.remove(REASON));
+        let reason = reason.and_then(|reason| reason.to_str().map(str::to_owned).ok()).unwrap_or_default();
+        Some(match word.as_bytes() {
+            b"unknown" => Self::Unknown,
+            b"full" => Self::Full,
+            b"asleep" => Self::Asleep,
+            word => Self::Failed { reason, untouched: word == b"untouched" },
+        })
+    }
+
+    /// Whether the machine has got nothing of the request.
+    pub fn is_untouched(&self) -> bool {
+        !matches!(self, Self::Failed { untouched: false, .. })
+    }
+
+    /// What it means for the request.
+    pub fn refusal(self, machine: MachineId, port: u16) -> Refusal {
+        match self {
+            Self::Unknown => Refusal::UnknownToWorker { machine },
+            Self::Full => Refusal::FullAtWorker { machine },
+            Self::Asleep => Refusal::Bounced { machine },
+            Self::Failed { reason, untouched: true } => Refusal::Unreachable { machine, port, reason },
+            Self::Failed { reason, untouched: false } => Refusal::ClosedEarly { machine, reason },
+        }
+    }
+}
+
+/// Takes away what a machine says by the names of these fields.
+pub fn clean(headers: &mut HeaderMap) {
+    headers.remove(REFUSAL);
+    headers.remove(REASON);
+}
+
+fn text(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("names, ids and plain ASCII are a field's value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_heard_and_nothing_of_it_is_left() {
+        let errand =
+            |only| Errand { app: "shop".parse().unwrap(), machine: MachineId::from_random([1; 7]), port: 8080, only };
+        for said in [errand(true), errand(false)] {
+            let mut headers = HeaderMap::new();
+            said.put(&mut headers);
+            assert_eq!(Errand::take(&mut headers), Some(said));
+            assert!(headers.is_empty());
+        }
+        let failed = |untouched| Verdict::Failed { reason: "it does not listen".into(), untouched };
+        for said in [Verdict::Unknown, Verdict::Full, Verdict::Asleep, failed(true), failed(false)] {
+            let mut headers = HeaderMap::new();
+            said.put(&mut headers);
+            assert_eq!(Verdict::take(&mut headers), Some(said));
+            assert!(headers.is_empty());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The way to the worker of one host: one HTTP/2 connection for all requests, made when it is needed and made again when it
+//! is lost.
+
+use std::{io, sync::Arc, time::Duration};
+
+use catalog::Worker;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use kit::report::Report;
+use tokio::{
+    net::TcpStream,
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Credentials,
+    identity::{ALPN, server_name},
+};
+use crate::{gathered::Gathered, upstream::RequestBody};
+
+/// After a failure the worker is not tried again for so long: requests go elsewhere at once.
+const REST: Duration = Duration::from_millis(250);
+
+/// The way to one worker.
+pub struct Hop {
+    /// Which.
+    pub worker: Arc<Worker>,
+    credentials: Arc<Credentials>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sender: Option<SendRequest<RequestBody>>,
+    failed: Option<(Instant, String)>,
+}
+
+impl Hop {
+    /// A way that has not been gone.
+    pub fn new(worker: Arc<Worker>, credentials: Arc<Credentials>) -> Self {
+        Self { worker, credentials, state: Mutex::default() }
+    }
+
+    /// The connection that all requests share.
+    pub async fn connection(
+        &self,
+        http2: &Builder<TokioExecutor>,
+        tasks: &TaskTracker,
+        by: Instant,
+    ) -> Result<SendRequest<RequestBody>, String> {
+        let mut state = self.state.lock().await;
+        if let Some(sender) = state.sender.as_ref().filter(|sender| !sender.is_closed()) {
+            return Ok(sender.clone());
+        }
+        if let Some((_, why)) = state.failed.as_ref().filter(|(when, _)| when.elapsed() < REST) {
+            return Err(why.clone());
+        }
+        let made = timeout_at(by, self.connect(http2, tasks)).await;
+        let made = made.unwrap_or_else(|_| Err("it does not answer in time".into()));
+        let made = made.map_err(|why| format!("its worker at {} cannot be reached: {why}", self.worker.door));
+        match &made {
+            Ok(sender) => *state = State { sender: Some(sender.clone()), failed: None },
+            Err(why) => *state = State { sender: None, failed: Some((Instant::now(), why.clone())) },
+        }
+        made
+    }
+
+    async fn connect(
+        &self,
+        http2: &Builder<TokioExecutor>,
+        tasks: &TaskTracker,
+    ) -> Result<SendRequest<RequestBody>, String> {
+        let identity = self.credentials.get().ok_or("this edge has no certificate of the platform yet")?;
+        let in_words = |error: io::Error| error.to_string();
+        let stream = TcpStream::connect(self.worker.door).await.map_err(in_words)?;
+        let _ = stream.set_nodelay(true);
+        let connector = TlsConnector::from(identity.client.clone());
+        let stream = connector.connect(server_name(&self.worker.host), stream).await.map_err(in_words)?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err("what listens there is no worker".into());
+        }
+        let handshake = http2.handshake(TokioIo::new(Gathered::new(stream))).await;
+        let (sender, connection) = handshake.map_err(|error| Report(&error).to_string())?;
+        let worker = self.worker.clone();
+        tasks.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(door = %worker.door, "the connection to a worker ended: {}", Report(&error));
+            }
+        });
+        Ok(sender)
+    }
+}

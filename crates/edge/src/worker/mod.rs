@@ -1,0 +1,38 @@
+//! The last hop to machines of another host: an edge speaks to that host's worker, which speaks to the machine.
+//!
+//! ```text
+//!  client ─▶ edge ─▶ hop ══ one HTTP/2 connection, TLS on both sides ══▶ door ─▶ lease, hard limit ─▶ machine
+//!                     ▲                                                   │
+//!                     └─ another machine ◀── refusal, in a field of ours ─┘ full, unknown, asleep
+//! ```
+//!
+//! Every host runs the same proxy. Its door lets in whoever shows a certificate of the platform's own authority, and counts
+//! what comes from all edges where it counts its own clients' requests, so that a hard limit holds wherever requests come
+//! from.
+
+mod door;
+mod fields;
+mod hop;
+mod identity;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use model::HostId;
+
+pub use self::{
+    door::open,
+    fields::{Errand, Verdict},
+    hop::Hop,
+    identity::{Credentials, Identity},
+};
+
+/// How the machines of other hosts are reached, and those of this one from there.
+#[derive(Clone, Default)]
+pub struct Backhaul {
+    /// This host, whose machines are dialed directly; none of the machines that have a worker are on it otherwise.
+    pub host: Option<HostId>,
+    /// Where the door for other hosts is, if there is one.
+    pub door: Option<SocketAddr>,
+    /// By what both sides prove who they are.
+    pub credentials: Arc<Credentials>,
+}

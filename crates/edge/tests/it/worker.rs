@@ -1,0 +1,240 @@
+//! Machines of other hosts, by way of those hosts' workers: real TLS, real sockets.
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body, response::IntoResponse};
+use bytes::Bytes;
+use catalog::{Publisher, Worker};
+use edge::{Backhaul, Credentials, Identity};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::Frame;
+use model::{
+    HostId,
+    machine::{ConcurrencyKind, MachineState},
+};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use crate::support::*;
+
+/// An authority of hosts.
+struct Authority {
+    certificate: CertificateDer<'static>,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    fn identify(&self, host: &HostId) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![Identity::name_of(host)]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        Identity::new(self.certificate.clone(), certificate, key).unwrap()
+    }
+
+    fn backhaul(&self, host: &str, door: bool) -> Backhaul {
+        let host: HostId = host.parse().unwrap();
+        let credentials = Arc::new(Credentials::default());
+        credentials.set(self.identify(&host));
+        let door = door.then(|| (fresh_ip(), 0).into());
+        Backhaul { host: Some(host), door, credentials }
+    }
+}
+
+/// A host with a door.
+async fn host_of(authority: &Authority, name: &str) -> (World, Worker) {
+    let backhaul = authority.backhaul(name, true);
+    let host = backhaul.host.clone().unwrap();
+    let world = World::with(|options| options.backhaul = backhaul).await;
+    let door = world.edge.worker_address().unwrap();
+    (world, Worker { host, door })
+}
+
+/// An edge that is no machine's host, and what it is told.
+struct Far {
+    world: World,
+    catalog: Arc<Publisher>,
+    generation: u64,
+}
+
+impl Far {
+    async fn start(authority: &Authority) -> Self {
+        let (catalog, backhaul) = (Arc::new(Publisher::in_memory()), authority.backhaul("edge", false));
+        let reader = catalog.reader();
+        let world = World::with(|options| {
+            options.catalog = reader;
+            options.backhaul = backhaul;
+        })
+        .await;
+        Self { world, catalog, generation: 0 }
+    }
+
+    async fn know(&mut self, machines: &[(&Machine, &Worker)]) {
+        let rows = machines.iter().map(|(machine, worker)| {
+            let row = catalog::MachineRoute::of(&machine.0).unwrap();
+            let row = catalog::MachineRoute { worker: Some(Arc::new((*worker).clone())), ..row };
+            catalog::RowChange::Put(Box::new(row))
+        });
+        self.generation += 1;
+        self.catalog.change(self.generation, rows);
+        let (mut seen, told) = (self.world.edge.generation(), self.generation);
+        within(seen.wait_for(|seen| *seen == told)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn requests_of_both_versions_reach_a_machine_of_another_host_with_bodies_and_trailers() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let machine = Machine::of("shop");
+    let program = Router::new().fallback(|request: Request<Body>| async move {
+        let length = request.into_body().collect().await.unwrap().to_bytes().len();
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-checksum", HeaderValue::from_static("7"));
+        let frames: [Result<_, std::convert::Infallible>; 2] =
+            [Ok(Frame::data(Bytes::from(format!("{length} bytes")))), Ok(Frame::trailers(trailers))];
+        Body::new(StreamBody::new(futures_util::stream::iter(frames))).into_response()
+    });
+    let machine = machine.h2_backend();
+    let _program = machine.run(program).await;
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let request = Request::post("/").header("host", crate::support::host("shop"));
+    let answer = far.world.send(request.body(full(&"x".repeat(300_000))).unwrap()).await;
+    assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, "300000 bytes"));
+    let mut sender = connect_h2(far.world.http()).await;
+    let request = Request::post("http://shop.dunlin.localhost/").version(Version::HTTP_2);
+    let answer = within(sender.send_request(request.body(full("12345")).unwrap())).await.unwrap();
+    let answer = Answer::read(answer).await.unwrap();
+    assert_eq!(answer.body, "5 bytes");
+    assert_eq!(answer.trailers.unwrap()["x-checksum"], "7");
+}
+
+#[tokio::test]
+async fn nobody_forges_what_edges_and_workers_say_to_each_other() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let (shop, other) = (Machine::of("shop"), Machine::of("other"));
+    let program = Router::new().fallback(|request: Request<Body>| async move {
+        let names: Vec<_> = request.headers().keys().map(ToString::to_string).collect();
+        ([("dunlin-hop-refusal", "full")], names.join(" "))
+    });
+    let (_shop, _other) = (shop.run(program).await, other.run(says("other")).await);
+    host.know(&[&shop, &other]).await;
+    far.know(&[(&shop, &worker), (&other, &worker)]).await;
+    let request = Request::get("/").header("host", crate::support::host("shop"));
+    let request = request.header("dunlin-hop-app", "other").header("dunlin-hop-machine", other.id().as_str());
+    let answer = far.world.send(request.body(Empty::<Bytes>::new()).unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert!(answer.body.contains("fly-client-ip") && !answer.body.contains("hop"), "{}", answer.body);
+    assert_eq!(answer.header("dunlin-hop-refusal"), "");
+}
+
+#[tokio::test]
+async fn a_peer_without_a_certificate_of_the_authority_gets_nowhere() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&stranger).await);
+    let machine = Machine::of("shop");
+    let program = machine.run(says("hello")).await;
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let answer = far.world.get("shop", "/").await;
+    assert_eq!((answer.status, answer.header("dunlin-error")), (StatusCode::BAD_GATEWAY, "PC02"));
+    let mut bare = TcpStream::connect(worker.door).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut bare, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let _ = within(bare.read_to_end(&mut said)).await;
+    assert!(said.len() < 64 && program.accepted() == 0, "an alert at most");
+}
+
+#[tokio::test]
+async fn a_machine_that_sleeps_by_now_is_passed_over_and_woken_only_where_it_is_the_only_one() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let sleeper = |app| Machine::of(app).service(|service| service.autostart = Some(true));
+    let (asleep, awake, lonely) = (sleeper("shop"), sleeper("shop"), sleeper("lonely"));
+    let stopped = |machine: &Machine| machine.clone().state(MachineState::Stopped);
+    host.know(&[&stopped(&asleep), &awake, &stopped(&lonely)]).await;
+    let node = host.host(says("awake"));
+    node.run(awake.id()).await;
+    far.know(&[(&asleep, &worker), (&awake, &worker), (&lonely, &worker)]).await;
+    for _ in 0..20 {
+        assert_eq!(far.world.get("shop", "/").await.body, "awake");
+    }
+    assert_eq!(node.state(asleep.id()), MachineState::Stopped);
+    assert_eq!(far.world.get("lonely", "/").await.body, "awake");
+    assert_eq!(node.state(lonely.id()), MachineState::Started);
+}
+
+#[tokio::test]
+async fn what_does_not_pass_is_refused_and_never_sent_to_the_same_address_of_this_host() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let machine = Machine::of("shop").port(7000, &[]);
+    let program = machine.run(says("hello")).await;
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let mut raw = within(TcpStream::connect((far.world.ip, 7000))).await.unwrap();
+    let _ = within(raw.read_to_end(&mut Vec::new())).await;
+    let request = Request::get("/").header("host", crate::support::host("shop"));
+    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
+    let answer = far.world.send(request.body(Empty::<Bytes>::new()).unwrap()).await;
+    assert_eq!((answer.status, answer.header("dunlin-error")), (StatusCode::BAD_GATEWAY, "PC02"));
+    until("the app's log says so", || far.world.logs.has("PC02")).await;
+    assert_eq!(program.accepted(), 0);
+}
+
+#[tokio::test]
+async fn a_hard_limit_counts_what_comes_from_all_edges() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let limited = || Machine::of("shop").limits(ConcurrencyKind::Requests, 1, Some(1));
+    let (first, second) = (limited(), limited());
+    let (program, mut arrivals, gate) = gated();
+    let (_first, _second) = (first.run(program).await, second.run(says("second")).await);
+    host.know(&[&first]).await;
+    let at_host = tokio::spawn({
+        let request = Request::get("/").header("host", crate::support::host("shop"));
+        send(host.http(), request.body(Empty::<Bytes>::new()).unwrap())
+    });
+    within(arrivals.recv()).await.unwrap();
+    host.know(&[&second]).await;
+    far.know(&[(&first, &worker), (&second, &worker)]).await;
+    for _ in 0..10 {
+        assert_eq!(far.world.get("shop", "/").await.body, "second");
+    }
+    gate.add_permits(1);
+    assert_eq!(within(at_host).await.unwrap().unwrap().body, "done");
+}
+
+#[tokio::test]
+async fn while_a_worker_is_away_another_one_answers() {
+    let authority = Authority::new();
+    let ((mut one, first), (mut two, second)) = (host_of(&authority, "one").await, host_of(&authority, "two").await);
+    let mut far = Far::start(&authority).await;
+    let (here, there) = (Machine::of("shop"), Machine::of("shop"));
+    let (_here, _there) = (here.run(says("one")).await, there.run(says("two")).await);
+    one.know(&[&here]).await;
+    two.know(&[&there]).await;
+    far.know(&[(&here, &first), (&there, &second)]).await;
+    one.edge.shutdown(std::time::Duration::ZERO).await;
+    for _ in 0..20 {
+        assert_eq!(far.world.get("shop", "/").await.body, "two");
+    }
+    let backhaul = Backhaul { door: Some(first.door), ..authority.backhaul("one", true) };
+    let mut back = World::with(|options| options.backhaul = backhaul).await;
+    back.know(&[&here]).await;
+    let is_back = async { while far.world.get("shop", "/").await.body != "one" {} };
+    within(is_back).await;
+}
