@@ -226,7 +226,9 @@ impl<'a> Search<'a> {
                 }
                 let lease = candidate.target.lease(candidate.hard_limit);
                 lease.map_or(Attempt::Closed, |lease| {
-                    let only = candidates.iter().filter(|it| it.wished.is_some()).count() == 1;
+                    // Once all have refused, the next one is the only one that is left.
+                    let only = candidates.iter().all(|it| it.wished.is_none() || it.tried)
+                        || candidates.iter().filter(|it| it.wished.is_some()).count() == 1;
                     Attempt::Chosen(Chosen { only, reach_by: self.reach_by, ..Chosen::of(candidate, lease) })
                 })
             }

@@ -28,6 +28,7 @@ use crate::{
     udp::Slots,
     upstream::{Dialer, KeepBounds},
     wake::Alarms,
+    worker::Hops,
 };
 
 /// What every connection shares.
@@ -73,6 +74,8 @@ pub struct Context {
     /// Machines may be sent datagrams under their client's own address, but for addresses from here; set once that is
     /// known.
     pub keeps_sources: OnceLock<Subnet>,
+    /// The ways to other hosts.
+    pub hops: Arc<Hops>,
     /// Wakes machines and puts them to sleep, once there is somebody who does.
     pub waker: Mutex<Option<Arc<dyn Wake>>>,
     /// Which machines are being woken.

@@ -29,7 +29,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Backhaul, EdgeError, EdgeOptions, Subnet,
+    EdgeError, EdgeOptions, Subnet,
     account::{self, Handshakes},
     context::Context,
     http, http3,
@@ -41,7 +41,7 @@ use crate::{
     udp::Slots,
     upstream::{Dialer, KeepBounds},
     wake::{self, Alarms},
-    worker,
+    worker::{self, Hops},
 };
 
 /// How long before a drain's deadline WebSockets are asked to close, at most.
@@ -95,7 +95,7 @@ impl Edge {
         }
         let ips: BTreeSet<IpAddr> = http_addresses.iter().chain(&https_addresses).map(SocketAddr::ip).collect();
         let doors = Arc::new(Doors::new(sockets.clone(), ips.into_iter().collect(), options.reserved_ports));
-        follow(&context, &doors, options.catalog, options.backhaul);
+        follow(&context, &doors, options.catalog);
         listen(&context, http, catalog::HTTP_PORT);
         listen(&context, https, catalog::HTTPS_PORT);
         sockets.close_spare();
@@ -244,6 +244,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         trusted_proxies: options.trusted_proxies.clone(),
         cancels: Arc::default(),
         keeps_sources: OnceLock::new(),
+        hops: Arc::new(Hops::new(&options.backhaul)),
         waker: Mutex::default(),
         alarms: Alarms::default(),
         flows: Slots::new(options.bounds.flows),
@@ -277,10 +278,10 @@ fn speak_http3(context: &Arc<Context>, addresses: &[SocketAddr], takes_over: boo
 }
 
 /// Routes by the catalog of this moment, then by every later one, until the edge stops.
-fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader, backhaul: Backhaul) {
+fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader) {
     let mut changes = catalog.changed();
     changes.mark_unchanged();
-    let mut registry = Registry::new(context.region.clone(), backhaul);
+    let mut registry = Registry::new(context.region.clone(), context.hops.clone());
     let mut complete = swap(context, doors, &catalog, &mut registry);
     let (context, doors) = (context.clone(), doors.clone());
     let tasks = context.tasks.clone();

@@ -366,6 +366,11 @@ impl NoWaking {
 }
 
 impl Refusal {
+    /// A worker has turned the request away, because its machine has no room or sleeps by now, before it reached it.
+    pub fn is_bounce(&self) -> bool {
+        matches!(self, Self::Bounced { .. } | Self::FullAtWorker { .. } | Self::UnknownToWorker { .. })
+    }
+
     /// The stable code, for logs, pages and programs.
     pub fn code(&self) -> &'static str {
         match self {

@@ -3,11 +3,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
-use catalog::{AppRoute, Change, MachineRoute, Named, PortRoute, Snapshot, Standing, Table, Worker};
+use catalog::{AppRoute, Change, MachineRoute, Named, PortRoute, Snapshot, Standing, Table};
 use model::{AppName, MachineId, Region, Timestamp, machine::ConcurrencyKind};
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     replay::Quota,
     warmup::Warmth,
     wish::Wish,
-    worker::{Backhaul, Hop},
+    worker::Hops,
 };
 
 /// How long a machine that fails its checks, or is kept away from traffic, is still expected to come back.
@@ -174,9 +174,7 @@ pub struct Registry {
     replays: Quota,
     /// Machines that have become ready since somebody asked.
     opened: Vec<Arc<MachineRoute>>,
-    backhaul: Backhaul,
-    /// The ways to other hosts, so that all that goes there goes one way.
-    hops: BTreeMap<Arc<Worker>, Weak<Hop>>,
+    hops: Arc<Hops>,
 }
 
 /// So many regions are remembered.
@@ -184,7 +182,7 @@ const MAX_PLACES: usize = 4096;
 
 impl Registry {
     /// Knows nothing yet, but where this edge runs.
-    pub fn new(region: Region, backhaul: Backhaul) -> Self {
+    pub fn new(region: Region, hops: Arc<Hops>) -> Self {
         Self {
             region,
             places: HashMap::new(),
@@ -194,8 +192,7 @@ impl Registry {
             warmth: Warmth::Warm,
             replays: Quota::default(),
             opened: Vec::new(),
-            backhaul,
-            hops: BTreeMap::new(),
+            hops,
         }
     }
 
@@ -309,7 +306,7 @@ impl Registry {
     /// The machines behind a port, dialed at the service's internal port, or at another one.
     fn ready(&mut self, app: &AppState, port: &PortRoute, at: Option<u16>) -> Vec<Candidate> {
         // Datagrams pass to machines of this host only: an address of another host's means something else here.
-        let may = |machine: &MachineRoute| at.is_none() || self.worker(machine).is_none();
+        let may = |machine: &MachineRoute| at.is_none() || self.hops.worker(machine).is_none();
         let ready = port.backends.iter().filter(|backend| backend.machine.is_ready() && may(&backend.machine));
         let ready: Vec<_> = ready.collect();
         let candidates = ready.into_iter().map(|backend| Candidate {
@@ -328,25 +325,8 @@ impl Registry {
     fn target(&mut self, app: &AppState, machine: &MachineRoute, port: u16) -> Arc<Target> {
         let address = SocketAddr::new(IpAddr::V4(machine.host_local), port);
         let live = self.machine(&machine.id);
-        let hop = self.hop(machine);
+        let hop = self.hops.to(machine);
         live.target(address, hop.as_ref(), || Target::new(live.clone(), address, hop.clone(), app.freed(port)))
-    }
-
-    /// By whom a machine is reached that is not on this host.
-    fn worker<'m>(&self, machine: &'m MachineRoute) -> Option<&'m Arc<Worker>> {
-        machine.worker.as_ref().filter(|worker| self.backhaul.host.as_ref() != Some(&worker.host))
-    }
-
-    /// The way to a machine's host; nothing if that is this one, or has no door.
-    fn hop(&mut self, machine: &MachineRoute) -> Option<Arc<Hop>> {
-        let worker = self.worker(machine)?;
-        if let Some(known) = self.hops.get(worker).and_then(Weak::upgrade) {
-            return Some(known);
-        }
-        self.hops.retain(|_, hop| hop.strong_count() > 0);
-        let hop = Arc::new(Hop::new(worker.clone(), self.backhaul.credentials.clone()));
-        self.hops.insert(worker.clone(), Arc::downgrade(&hop));
-        Some(hop)
     }
 
     fn place(&mut self, region: &Region) -> u32 {

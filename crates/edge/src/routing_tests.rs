@@ -10,6 +10,7 @@ use model::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::Backhaul;
 
 fn row(app: &str, number: u8, standing: Standing) -> MachineRoute {
     let id = MachineId::from_random([number; 7]);
@@ -46,7 +47,7 @@ fn row(app: &str, number: u8, standing: Standing) -> MachineRoute {
 }
 
 fn registry() -> Registry {
-    Registry::new("here".parse().unwrap(), Backhaul::default())
+    Registry::new("here".parse().unwrap(), Arc::new(Hops::new(&Backhaul::default())))
 }
 
 fn put(row: MachineRoute) -> RowChange {

@@ -23,7 +23,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{account::Counted, limits::Guarded};
+use crate::{account::Counted, limits::Guarded, worker::Tunnel};
 
 /// How much a pipe holds.
 const CAPACITY: usize = 256 * 1024;
@@ -93,6 +93,7 @@ impl<S: Stream> Stream for Guarded<S> {
 
 impl Stream for TlsStream<TcpStream> {}
 impl Stream for TokioIo<Upgraded> {}
+impl Stream for Tunnel {}
 /// In the place of a connection that was handed over.
 impl Stream for Empty {}
 #[cfg(test)]

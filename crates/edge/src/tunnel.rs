@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy, sink, split},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -16,6 +15,7 @@ use crate::{
     http::Upgrade,
     http1::Prefixed,
     machine::Lease,
+    upstream::Line,
     websocket::{Frames, GOING_AWAY},
 };
 
@@ -24,7 +24,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Joins a client's upgraded connection with a machine's until one of them ends or both are asked to.
 /// `busy` keeps the client's connection from lying idle meanwhile.
-pub async fn run<T>(context: Arc<Context>, upgrade: Upgrade, machine: Prefixed<TcpStream>, lease: Lease, busy: T) {
+pub async fn run<T>(context: Arc<Context>, upgrade: Upgrade, machine: Prefixed<Line>, lease: Lease, busy: T) {
     let websocket = upgrade.is_websocket();
     let Some((client, _held)) = upgrade.client.open().await else { return };
     let mut closing = lease.target.machine.closing();

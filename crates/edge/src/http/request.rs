@@ -396,6 +396,11 @@ impl Visitor<'_> {
                 Some(unsent) => unsent,
                 // A body that broke off at its client is not whole the next time either.
                 None if cause.fault() == Fault::Client => return Err(search.given_up(&chosen.lease, cause)),
+                // Whoever says that it has not begun may say so as often as there are machines.
+                None if cause.is_bounce() => match read(body) {
+                    Ok(content) => content,
+                    Err(_) => return Err(search.given_up(&chosen.lease, cause)),
+                },
                 None if resends < MAX_RESENDS
                     && (untouched || (!upgrades && is_safe_twice(&journey.head.method, &cause))) =>
                 {

@@ -14,7 +14,7 @@ use model::AppName;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::server::TlsStream;
 
-use self::relay::{End, relay};
+pub use self::relay::{End, relay};
 use crate::{
     Refusal,
     account::Counted,
@@ -25,37 +25,47 @@ use crate::{
     machine::Lease,
     proxy_protocol::{self, Header, Route},
     splice::Stream,
+    upstream::Line,
 };
 
 /// A connection, whatever lies around its socket.
 pub trait Socket: Stream {
-    /// The socket itself.
-    fn tcp(&self) -> &TcpStream;
+    /// It breaks off when it is dropped, instead of ending in good order.
+    fn break_off(&mut self);
 }
 
 impl Socket for TcpStream {
-    fn tcp(&self) -> &TcpStream {
-        self
+    fn break_off(&mut self) {
+        break_off(self);
     }
 }
 
 impl Socket for TlsStream<TcpStream> {
-    fn tcp(&self) -> &TcpStream {
-        self.get_ref().0
+    fn break_off(&mut self) {
+        break_off(self.get_ref().0);
     }
 }
 
 impl<IO: Socket> Socket for Counted<IO> {
-    fn tcp(&self) -> &TcpStream {
-        self.inner().tcp()
+    fn break_off(&mut self) {
+        self.inner_mut().break_off();
+    }
+}
+
+impl Socket for Line {
+    fn break_off(&mut self) {
+        match self {
+            Self::Near(near) => break_off(near),
+            Self::Far(far) => far.break_off(),
+        }
     }
 }
 
 /// Joins a client's connection with one to a machine of the app, both ways, each direction ending by itself
 /// (half-close), until both have ended.
-pub async fn carry(context: Arc<Context>, app: AppName, io: impl Socket, client: Client) {
+pub async fn carry(context: Arc<Context>, app: AppName, mut io: impl Socket, client: Client) {
     let _entered = context.connections.enter(&client.connection);
-    if enter(&context, &app, &io, &client).is_err() {
+    if enter(&context, &app, &mut io, &client).is_err() {
         return;
     }
     let mut io = Counted::new(io, client.connection.clone());
@@ -72,22 +82,22 @@ pub async fn carry(context: Arc<Context>, app: AppName, io: impl Socket, client:
 }
 
 /// Counts a connection as the app's. One that is too many is to be dropped, and breaks off when it is.
-pub fn enter(context: &Context, app: &AppName, io: &impl Socket, client: &Client) -> Result<(), Refusal> {
+pub fn enter(context: &Context, app: &AppName, io: &mut impl Socket, client: &Client) -> Result<(), Refusal> {
     let routing = context.routing.load();
     let Some(known) = routing.app(app.as_str()) else { return Ok(()) };
     context.limits.enter(&client.connection, &known.state).inspect_err(|refusal| {
-        break_off(io.tcp());
+        io.break_off();
         tell(context, app, refusal, client);
     })
 }
 
 /// A connection to a machine, another one if the first cannot be reached. It has been told the client's address, if it
 /// wants to be.
-async fn connect(context: &Arc<Context>, app: &AppName, client: &Client) -> Result<(TcpStream, Chosen), Refusal> {
+async fn connect(context: &Arc<Context>, app: &AppName, client: &Client) -> Result<(Line, Chosen), Refusal> {
     let mut search = Search::new(context, app, client.port);
     loop {
         let chosen = search.next().await?;
-        match reach(context, app, &chosen.lease, client).await {
+        match reach(context, app, &chosen.lease, chosen.only, client).await {
             Ok(stream) => return Ok((stream, chosen)),
             Err(cause) => search.failed(&chosen.lease, cause).await?,
         }
@@ -95,8 +105,8 @@ async fn connect(context: &Arc<Context>, app: &AppName, client: &Client) -> Resu
 }
 
 /// A connection to the machine that was chosen.
-async fn reach(context: &Context, app: &AppName, lease: &Lease, client: &Client) -> Result<TcpStream, Refusal> {
-    let mut stream = context.dialer.connect(&lease.target, None).await?;
+async fn reach(context: &Context, app: &AppName, lease: &Lease, only: bool, client: &Client) -> Result<Line, Refusal> {
+    let mut stream = context.dialer.connect(app, &lease.target, only, None).await?;
     if let Some(header) = header_for(context, app, client) {
         // It fits into the socket's empty buffer.
         stream.write_all(&header).await.map_err(|error| closed_early(lease, &error))?;
@@ -127,11 +137,11 @@ async fn pass(
         End::Both => {}
         End::Idle => tracing::debug!(%app, peer = %client.peer, "a connection was idle for too long"),
         End::Client(error) => {
-            break_off(machine.tcp());
+            machine.break_off();
             tell(context, app, &Refusal::ClientReset { reason: error.to_string() }, client);
         }
         End::Machine { error, answered } => {
-            break_off(io.tcp());
+            io.break_off();
             let refusal = if answered { broken_off(lease, &error) } else { closed_early(lease, &error) };
             tell(context, app, &refusal, client);
         }

@@ -108,9 +108,9 @@ async fn first_message(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<
 }
 
 /// Joins a session with a machine of the app. A cancellation goes to the machine whose session it is about.
-pub async fn carry(context: Arc<Context>, app: AppName, io: impl Socket, client: Client) {
+pub async fn carry(context: Arc<Context>, app: AppName, mut io: impl Socket, client: Client) {
     let _entered = context.connections.enter(&client.connection);
-    if enter(&context, &app, &io, &client).is_err() {
+    if enter(&context, &app, &mut io, &client).is_err() {
         return;
     }
     let mut io = Counted::new(io, client.connection.clone());

@@ -101,11 +101,11 @@ async fn go_on(
     (peer, local, port): (SocketAddr, SocketAddr, u16),
 ) {
     let goes_on: BoxFuture<'_, ()> = match opened {
-        Some(Ok(Opened::Here(stream, then))) => {
+        Some(Ok(Opened::Here(mut stream, then))) => {
             context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
             let (client, context) = (Client::new(peer, local, port, Some(Secured { name })), context.clone());
             match then {
-                Then::Http(Some(app)) if stream::enter(&context, &app, &*stream, &client).is_err() => return,
+                Then::Http(Some(app)) if stream::enter(&context, &app, &mut *stream, &client).is_err() => return,
                 Then::Http(_) => http::serve(context, *stream, client),
                 Then::Bytes(app) => Box::pin(stream::carry(context, app, *stream, client)),
                 Then::Postgres(app) => Box::pin(postgres::carry(context, app, *stream, client)),

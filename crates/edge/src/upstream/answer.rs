@@ -7,9 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::net::TcpStream;
 
-use super::exchange::AnswerContent;
+use super::{Line, exchange::AnswerContent};
 use crate::{http1::Prefixed, options::BoxError};
 
 /// The content of a machine's answer.
@@ -22,7 +21,7 @@ pub enum AnswerBody {
 
 impl AnswerBody {
     /// The connection, once the machine has switched protocols.
-    pub fn into_stream(self) -> Option<Prefixed<TcpStream>> {
+    pub fn into_stream(self) -> Option<Prefixed<Line>> {
         match self {
             Self::Http1(content) => content.into_stream(),
             Self::Http2(_) => None,

@@ -10,18 +10,37 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::kept::Reader;
-use crate::options::BoxError;
+use crate::{options::BoxError, worker::Said};
 
 /// A request's body.
 #[derive(Default)]
 pub struct RequestBody {
-    inner: Reader,
+    inner: Content,
     sent: Option<oneshot::Sender<()>>,
+}
+
+enum Content {
+    /// A client's.
+    Kept(Reader),
+    /// One way of a connection.
+    Said(Said),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Kept(Reader::default())
+    }
 }
 
 impl From<Reader> for RequestBody {
     fn from(inner: Reader) -> Self {
-        Self { inner, sent: None }
+        Self { inner: Content::Kept(inner), sent: None }
+    }
+}
+
+impl From<Said> for RequestBody {
+    fn from(said: Said) -> Self {
+        Self { inner: Content::Said(said), sent: None }
     }
 }
 
@@ -39,7 +58,10 @@ impl Body for RequestBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let frame = std::task::ready!(match &mut self.inner {
+            Content::Kept(reader) => Pin::new(reader).poll_frame(cx),
+            Content::Said(said) => Pin::new(said).poll_frame(cx),
+        });
         if frame.is_none() || self.is_end_stream() {
             self.sent = None;
         }
@@ -47,10 +69,16 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.inner {
+            Content::Kept(reader) => reader.is_end_stream(),
+            Content::Said(said) => said.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            Content::Kept(reader) => reader.size_hint(),
+            Content::Said(said) => said.size_hint(),
+        }
     }
 }

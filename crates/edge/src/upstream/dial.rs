@@ -3,16 +3,18 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
-    Uri, Version,
+    Method, Uri, Version,
     header::{HOST, UPGRADE},
     uri::{Authority, Parts, PathAndQuery, Scheme},
 };
 use hyper::{
     Request, Response,
+    body::Incoming,
     client::conn::{TrySendError, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kit::report::Report;
+use model::AppName;
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -20,7 +22,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AnswerBody, RequestBody,
+    AnswerBody, Line, RequestBody,
     exchange::{Link, Lost, Patience, Why, exchange},
     pool::{Home, Shared},
 };
@@ -31,8 +33,13 @@ use crate::{
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     replay::Head,
-    worker::{Errand, Hop, Verdict},
+    worker::{Errand, Hop, Tunnel, Verdict, Want, speak},
 };
+
+/// How much of one answer comes before somebody takes it.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many answers wait for their readers, the others go on.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// Opens connections to machines and sends requests over them.
 pub struct Dialer {
@@ -62,17 +69,64 @@ impl Dialer {
         let patience = Patience { head_bytes: bounds.header_bytes.max(8192), answer: bounds.answer };
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20)).max_header_list_size(64 * 1024);
+        http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(MAX_WINDOW);
         Self { connect: bounds.connect, patience, http2, tasks, stopping }
     }
 
-    /// A connection to a machine, made by some moment if there is one.
-    pub async fn connect(&self, target: &Target, by: Option<Instant>) -> Result<TcpStream, Refusal> {
-        if let Some(hop) = &target.hop {
-            return Err(too_far(target, hop));
-        }
-        let began = Instant::now();
-        let end = began + self.connect;
+    /// A connection to a machine of an app, made by some moment if there is one. `only`: no other machine would do.
+    pub async fn connect(
+        &self,
+        app: &AppName,
+        target: &Target,
+        only: bool,
+        by: Option<Instant>,
+    ) -> Result<Line, Refusal> {
+        let Some(hop) = &target.hop else { return self.connect_near(target, by).await.map(Line::Near) };
+        let (mouth, said) = speak();
+        let errand = Errand::of(app, target, only, Want::Connection);
+        let answer = Box::pin(self.ask_worker(hop, &errand, said.into(), by)).await?;
+        Ok(Line::Far(Box::new(Tunnel::new(mouth, answer.into_body()))))
+    }
+
+    /// Sees to it that a machine of another host takes traffic.
+    pub async fn wake(&self, hop: &Hop, errand: &Errand) -> Result<(), Refusal> {
+        self.ask_worker(hop, errand, RequestBody::default(), None).await.map(drop)
+    }
+
+    /// Asks a worker for what is no answer of a machine.
+    async fn ask_worker(
+        &self,
+        hop: &Hop,
+        errand: &Errand,
+        body: RequestBody,
+        by: Option<Instant>,
+    ) -> Result<Response<Incoming>, Refusal> {
+        let Errand { app, machine, port, .. } = errand;
+        let unreachable = |reason| Refusal::Unreachable { machine: machine.clone(), port: *port, reason };
+        let mut sender = hop.connection(&self.http2, &self.tasks, self.connect_by(by)).await.map_err(unreachable)?;
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("http://machine/");
+        errand.put(request.headers_mut());
+        let end = Instant::now() + self.patience.answer;
         let end = by.map_or(end, |by| by.min(end));
+        let answer = timeout_at(end, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| unreachable("its worker gave no answer in time".into()))?;
+        let mut answer = answer.map_err(|error| unreachable(format!("its worker: {}", Report(&error))))?;
+        match Verdict::take(answer.headers_mut()) {
+            Some(verdict) => Err(verdict.refusal(app, machine.clone(), *port)),
+            None => Ok(answer),
+        }
+    }
+
+    /// When a connection has to be there that is for something that is wanted by some moment.
+    fn connect_by(&self, by: Option<Instant>) -> Instant {
+        let end = Instant::now() + self.connect;
+        by.map_or(end, |by| by.min(end))
+    }
+
+    async fn connect_near(&self, target: &Target, by: Option<Instant>) -> Result<TcpStream, Refusal> {
+        let (began, end) = (Instant::now(), self.connect_by(by));
         let connected = timeout_at(end, TcpStream::connect(target.address)).await;
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.map_err(|error| unreachable(target, &error))?;
@@ -93,7 +147,8 @@ impl Dialer {
         body: RequestBody,
     ) -> Result<Answered, Failed> {
         // By address: most requests need less room.
-        if let Some(hop) = &chosen.lease.target.hop {
+        // An upgrade needs a connection of its own.
+        if let Some(hop) = chosen.lease.target.hop.as_ref().filter(|_| !head.headers.contains_key(UPGRADE)) {
             Box::pin(self.send_far(chosen, hop, head, authority, body)).await
         } else if chosen.h2 {
             Box::pin(self.send_h2_in_time(chosen, in_h2(head, authority, body))).await
@@ -113,12 +168,8 @@ impl Dialer {
     ) -> Result<Answered, Failed> {
         let target = &chosen.lease.target;
         let (machine, port) = (target.machine.id.clone(), target.address.port());
-        if head.headers.contains_key(UPGRADE) {
-            return Err(Failed { cause: too_far(target, hop), unsent: Some(body), untouched: true });
-        }
-        let end = Instant::now() + self.connect;
-        let end = chosen.reach_by.map_or(end, |by| by.min(end));
-        let mut sender = match hop.connection(&self.http2, &self.tasks, end).await {
+        let by = self.connect_by(chosen.reach_by);
+        let mut sender = match hop.connection(&self.http2, &self.tasks, by).await {
             Ok(sender) => sender,
             Err(reason) => {
                 let cause = Refusal::Unreachable { machine, port, reason };
@@ -126,8 +177,7 @@ impl Dialer {
             }
         };
         let mut request = in_h2(head, authority, body);
-        let app = chosen.route.app.clone();
-        Errand { app, machine: machine.clone(), port, only: chosen.only }.put(request.headers_mut());
+        Errand::of(&chosen.route.app, target, chosen.only, Want::Answer).put(request.headers_mut());
         let mut response = self
             .in_time(chosen, request, async |request| {
                 sender.try_send_request(request).await.map_err(|error| failed(target, error))
@@ -135,7 +185,7 @@ impl Dialer {
             .await?;
         if let Some(verdict) = Verdict::take(response.headers_mut()) {
             let untouched = verdict.is_untouched();
-            return Err(Failed { cause: verdict.refusal(machine, port), unsent: None, untouched });
+            return Err(Failed { cause: verdict.refusal(&chosen.route.app, machine, port), unsent: None, untouched });
         }
         target.worked();
         Ok(response.map(AnswerBody::Http2))
@@ -146,7 +196,7 @@ impl Dialer {
         let pooled = if chosen.reuse { target.pool.take(*epoch) } else { None };
         let link = match pooled {
             Some(link) => link,
-            None => match self.connect(target, chosen.reach_by).await {
+            None => match self.connect(&chosen.route.app, target, chosen.only, chosen.reach_by).await {
                 Ok(stream) => Link::new(stream, target.machine.clone()),
                 Err(cause) => return Err(Failed { cause, unsent: Some(body), untouched: true }),
             },
@@ -170,7 +220,7 @@ impl Dialer {
     pub async fn fetch(&self, machine: &Arc<Machine>, server: SocketAddr, head: &Head) -> Option<Answered> {
         let stream = TcpStream::connect(server).await.ok()?;
         machine.metrics().connects.one();
-        let link = Link::new(stream, machine.clone());
+        let link = Link::new(Line::Near(stream), machine.clone());
         let answer = exchange(link, head, RequestBody::default(), self.patience, None).await.ok()?;
         Some(answer.map(AnswerBody::Http1))
     }
@@ -230,7 +280,7 @@ impl Dialer {
         if let Some(Shared { sender, .. }) = shared.as_ref().filter(|it| it.epoch == *epoch && !it.sender.is_closed()) {
             return Ok(sender.clone());
         }
-        let stream = self.connect(target, by).await?;
+        let stream = self.connect_near(target, by).await?;
         let handshake = self.http2.handshake(TokioIo::new(Gathered::new(stream))).await;
         let (sender, connection) = handshake.map_err(|error| bad_answer(target, &error))?;
         let machine = target.machine.clone();
@@ -259,15 +309,6 @@ fn in_h2(head: &Head, authority: &str, body: RequestBody) -> Request<RequestBody
         *request.uri_mut() = uri;
     }
     request
-}
-
-/// What does not pass by way of a worker: only requests do.
-fn too_far(target: &Target, hop: &Hop) -> Refusal {
-    let (machine, port) = (target.machine.id.clone(), target.address.port());
-    let host = &hop.worker.host;
-    let reason =
-        format!("it is on host {host}, to which only requests pass, no upgrades, bare connections or datagrams");
-    Refusal::Unreachable { machine, port, reason }
 }
 
 fn unreachable(target: &Target, error: &io::Error) -> Refusal {

@@ -21,9 +21,9 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, header};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::time::Instant;
 
-use super::{RequestBody, pool::Home};
+use super::{Line, RequestBody, pool::Home};
 use crate::{
     http1::{
         Alarm, AnswerHead, BadHead, Decoder, Encoder, Framing, Piece, Prefixed, Seen, Wire, announce, take_answer,
@@ -32,7 +32,7 @@ use crate::{
     machine::Machine,
     options::BoxError,
     replay::Head,
-    splice::{Pipe, WORTHWHILE},
+    splice::{Pipe, Stream, WORTHWHILE},
 };
 
 /// How many interim answers are passed over before a final one has to come.
@@ -40,14 +40,14 @@ const MAX_INTERIM: u32 = 16;
 
 /// A connection to a machine between two requests.
 pub struct Link {
-    wire: Wire<TcpStream>,
+    wire: Wire<Line>,
     alarm: Alarm,
     _counted: Connected,
 }
 
 impl Link {
     /// A connection that was just made.
-    pub fn new(stream: TcpStream, machine: Arc<Machine>) -> Box<Self> {
+    pub fn new(stream: Line, machine: Arc<Machine>) -> Box<Self> {
         Box::new(Self { wire: Wire::new(stream), alarm: Alarm::default(), _counted: Connected(machine) })
     }
 
@@ -56,7 +56,7 @@ impl Link {
         self.wire.is_silent(&mut Context::from_waker(Waker::noop()))
     }
 
-    fn into_stream(self) -> Prefixed<TcpStream> {
+    fn into_stream(self) -> Prefixed<Line> {
         let Wire { stream, inbox, .. } = self.wire;
         Prefixed::new(inbox.freeze(), stream)
     }
@@ -219,7 +219,7 @@ struct Receiving<'a> {
 
 impl Receiving<'_> {
     /// Passes over interim answers, and waits for the head of the final one.
-    fn poll_head(&mut self, cx: &mut Context<'_>, wire: &mut Wire<TcpStream>) -> Poll<Result<AnswerHead, Why>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, wire: &mut Wire<Line>) -> Poll<Result<AnswerHead, Why>> {
         loop {
             match take_answer(&mut wire.inbox, &mut self.seen, self.limit, self.method).map_err(Why::Bad)? {
                 Some(head) if is_final(head.parts.status) => return Poll::Ready(Ok(head)),
@@ -260,7 +260,7 @@ impl AnswerContent {
     }
 
     /// The connection, once the machine has switched protocols.
-    pub fn into_stream(mut self) -> Option<Prefixed<TcpStream>> {
+    pub fn into_stream(mut self) -> Option<Prefixed<Line>> {
         let sending = self.sending.take().filter(|_| self.switched)?;
         Some(sending.link.into_stream())
     }
@@ -284,14 +284,18 @@ impl AnswerContent {
     /// nothing of the request is left to be sent meanwhile.
     pub fn is_bulk(&self) -> bool {
         let is_long = self.decoder.rest().is_some_and(|rest| rest >= WORTHWHILE as u64);
-        let is_free = |sending: &Sending| sending.content.is_none() && sending.link.wire.inbox.is_empty();
+        let is_free = |sending: &Sending| {
+            let wire = &sending.link.wire;
+            sending.content.is_none() && wire.inbox.is_empty() && wire.stream.bare().is_some()
+        };
         is_long && self.sending.as_ref().is_some_and(is_free)
     }
 
     /// Moves content into a pipe. Tells how much.
     pub fn poll_past(&mut self, cx: &mut Context<'_>, pipe: &mut Pipe) -> Poll<Result<usize, BoxError>> {
         let (Some(sending), Some(rest)) = (&self.sending, self.decoder.rest()) else { return Poll::Ready(Ok(0)) };
-        let taken = ready!(pipe.poll_fill(cx, &sending.link.wire.stream, rest))?;
+        let Some(source) = sending.link.wire.stream.bare() else { return Poll::Ready(Ok(0)) };
+        let taken = ready!(pipe.poll_fill(cx, source, rest))?;
         if taken == 0 {
             self.decoder.cut_off()?;
         }

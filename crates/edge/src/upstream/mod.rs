@@ -5,6 +5,7 @@ mod body;
 mod dial;
 mod exchange;
 mod kept;
+mod line;
 mod pool;
 
 pub use answer::AnswerBody;
@@ -12,4 +13,5 @@ pub use body::RequestBody;
 pub use dial::{Answered, Dialer, Failed};
 pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
+pub use line::Line;
 pub use pool::Pool;

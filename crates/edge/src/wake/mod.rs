@@ -9,7 +9,7 @@
 //!    └─────────────────────────────────────────────────────────────────────────── falling asleep ──────────┘ came for it
 //! ```
 //!
-//! - The edge asks the node that has the machine ([`api::internal::Wake`]); nothing else takes part.
+//! - The edge asks the node that has the machine ([`api::internal::Wake`]), or that host's worker; nothing else takes part.
 //! - However many requests wait, a machine is woken once ([`Alarms`]); whom to wake is a pure function ([`choose()`]).
 //! - Each awake machine that may sleep has its own timer ([`watch()`]); whether it is needed is a pure function ([`idle`]).
 //!   Its node takes its traffic away first and calls it back if something came for it meanwhile, so that nothing is lost
@@ -37,7 +37,7 @@ pub use self::{
 use self::{
     alarms::Held,
     choose::{Choice, Ring, Sleeper, choose},
-    ring::Bell,
+    ring::{Bell, Waker},
 };
 use crate::{Refusal, context::Context, geography, routing::App, wish::Wish};
 
@@ -68,11 +68,12 @@ fn rouse_among(
     wish: &Wish,
     among: impl Fn(&Backend) -> bool,
 ) -> Outlook {
-    let Some(waker) = context.waker() else { return Outlook::Nobody };
+    let node = context.waker();
     let now = Instant::now();
     let mut alarms = context.alarms.hold();
     let (mut backends, mut sleepers) = (Vec::new(), Vec::new());
-    for backend in route.backends.iter().filter(|backend| among(backend)) {
+    let has_waker = |backend: &Backend| node.is_some() || context.hops.worker(&backend.machine).is_some();
+    for backend in route.backends.iter().filter(|backend| among(backend) && has_waker(backend)) {
         let Some(sleeper) = sleeper(context, &alarms, backend, wish, now) else { continue };
         if sleeper.ring == Ring::Rings || backend.machine.standing == Standing::Coming {
             return Outlook::Waking;
@@ -89,7 +90,13 @@ fn rouse_among(
             why.map_or(Outlook::Nobody, Outlook::Failed)
         }
         Choice::Ring(place) => {
-            let machine = backends[place].machine.id.clone();
+            let Backend { machine, internal_port, .. } = backends[place];
+            let waker = match (context.hops.to(machine), node) {
+                (Some(hop), _) => Waker::Worker(hop, *internal_port),
+                (None, Some(node)) => Waker::Node(node),
+                (None, None) => return Outlook::Nobody,
+            };
+            let machine = machine.id.clone();
             alarms.ring(&machine, now);
             let bell = Bell { context: context.clone(), app: app.state.clone(), machine, waker };
             context.tasks.spawn(bell.ring());

@@ -12,6 +12,7 @@ use crate::{
     context::Context,
     machine::{AppState, Machine},
     refusal::NoWaking,
+    worker::{Errand, Hop, Want},
 };
 
 /// What a machine is woken with.
@@ -23,7 +24,15 @@ pub struct Bell {
     /// The machine.
     pub machine: MachineId,
     /// Who wakes it.
-    pub waker: Arc<dyn Wake>,
+    pub waker: Waker,
+}
+
+/// Who wakes a machine.
+pub enum Waker {
+    /// The node of this host.
+    Node(Arc<dyn Wake>),
+    /// Another host's worker, for the sake of this port inside the guest.
+    Worker(Arc<Hop>, u16),
 }
 
 impl Bell {
@@ -43,12 +52,12 @@ impl Bell {
             machine.drowsy();
         }
         let deadline = began + self.context.bounds.hold;
-        let started = timeout_at(deadline, self.waker.wake(&self.machine)).await;
-        let waited = self.context.bounds.hold;
-        let started =
-            started.unwrap_or_else(|_| Err(NodeError::Timeout { what: "its program to run".into(), after: waited }));
-        if let Err(error) = started {
-            return self.failed(&error);
+        let started = timeout_at(deadline, self.start()).await.unwrap_or_else(|_| {
+            let after = self.context.bounds.hold;
+            Err(self.refusal(&NodeError::Timeout { what: "its program to run".into(), after }))
+        });
+        if let Err(refusal) = started {
+            return self.failed(refusal);
         }
         let started = began.elapsed();
         let awake = timeout_at(deadline, self.awake()).await;
@@ -63,9 +72,23 @@ impl Bell {
         }
     }
 
-    fn failed(&self, error: &NodeError) {
+    async fn start(&self) -> Result<(), Refusal> {
+        match &self.waker {
+            Waker::Node(node) => node.wake(&self.machine).await.map_err(|error| self.refusal(&error)),
+            Waker::Worker(hop, port) => {
+                let (app, machine) = (self.app.name.clone(), self.machine.clone());
+                let errand = Errand { app, machine, port: *port, only: true, want: Want::Waking };
+                self.context.dialer.wake(hop, &errand).await
+            }
+        }
+    }
+
+    fn refusal(&self, error: &NodeError) -> Refusal {
         let (app, machine) = (self.app.name.clone(), self.machine.clone());
-        let refusal = Refusal::NotWoken { app, machine, why: NoWaking::of(error), reason: error.to_string() };
+        Refusal::NotWoken { app, machine, why: NoWaking::of(error), reason: error.to_string() }
+    }
+
+    fn failed(&self, refusal: Refusal) {
         self.context.journal.refused(&self.app, &refusal, &"(another machine is tried, if there is one)");
         self.context.alarms.fail(&self.machine, refusal, Instant::now());
         self.app.stirred.notify_waiters();

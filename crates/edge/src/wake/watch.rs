@@ -40,6 +40,10 @@ impl Drop for Claim {
 /// Watches a machine that has just become ready, if it may sleep at all, until it is no longer ready.
 pub fn watch(context: &Arc<Context>, route: &Arc<MachineRoute>) {
     let Some(rule) = SleepRule::of(&route.services) else { return };
+    // Another host's machines are put to sleep there.
+    if context.hops.worker(route).is_some() {
+        return;
+    }
     let Some(machine) = context.routing.load().machine(&route.id).cloned() else { return };
     machine.drowsy();
     let after = rule.after.unwrap_or(context.bounds.sleep_after);

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context as Waking, Poll, ready},
+    task::{Context as Waking, Poll},
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Errand, Verdict, fields, identity::ALPN};
+use super::{Errand, Said, Tunnel, Verdict, Want, fields, identity::ALPN, speak};
 use crate::{
     choose::{Chosen, Search},
     context::Context,
@@ -33,8 +33,10 @@ use crate::{
     limits::{AnswerBegun, Paced},
     machine::Lease,
     options::BoxError,
+    refusal::Refusal,
     replay::Head,
     statics,
+    stream::{End, Socket, relay},
     upstream::{AnswerBody, Failed, KeepBounds, KeptBody, RequestBody},
     wish::{Strength, Wish},
 };
@@ -43,6 +45,10 @@ use crate::{
 const MAX_PEERS: usize = 1024;
 /// Requests of one edge at a time; more wait there.
 const MAX_STREAMS: u32 = 4096;
+/// How much of one request comes before its machine takes it.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many requests wait for their machines, the others go on.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// How long accepting rests when the system has no more sockets or memory to give.
 const REST: Duration = Duration::from_millis(100);
 
@@ -93,6 +99,8 @@ async fn serve(context: &Arc<Context>, stream: TlsStream<TcpStream>) {
     server
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(MAX_WINDOW)
         // What a client may send, and what the edge adds to it.
         .max_header_list_size(u32::try_from(context.bounds.header_bytes * 2).unwrap_or(u32::MAX))
         .keep_alive_interval(Duration::from_secs(20))
@@ -122,7 +130,7 @@ fn tell_end(ended: Result<(), hyper::Error>) {
 
 async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<AnswerToEdge> {
     carry(context, request).await.unwrap_or_else(|verdict| {
-        let mut response = Response::new(AnswerToEdge(None));
+        let mut response = Response::new(AnswerToEdge::Nothing);
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         verdict.put(response.headers_mut());
         response
@@ -133,6 +141,11 @@ async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<
 async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result<Response<AnswerToEdge>, Verdict> {
     let errand = Errand::take(request.headers_mut()).ok_or(Verdict::Unknown)?;
     let chosen = choose(context, &errand).await?;
+    match errand.want {
+        Want::Answer => {}
+        Want::Connection => return connect(context, chosen, request.into_body()).await,
+        Want::Waking => return Ok(Response::new(AnswerToEdge::Nothing)),
+    }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
     let (parts, body) = request.into_parts();
     let mut head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
@@ -163,6 +176,30 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     }
 }
 
+/// Joins an edge's way to speak with a connection to the machine that was chosen.
+async fn connect(context: &Arc<Context>, chosen: Chosen, heard: Incoming) -> Result<Response<AnswerToEdge>, Verdict> {
+    let connected = context.dialer.connect(&chosen.route.app, &chosen.lease.target, true, None).await;
+    let mut machine = connected.map_err(|cause| {
+        context.routing.load().blame(&chosen.route.app, &chosen.lease.target);
+        Verdict::Failed { reason: cause.to_string(), untouched: true }
+    })?;
+    let (mouth, said) = speak();
+    let mut edge = Tunnel::new(mouth, heard);
+    let aborting = context.aborting.clone();
+    context.tasks.spawn(async move {
+        tokio::select! {
+            end = relay(&mut edge, &mut machine, None) => match end {
+                End::Both | End::Idle => {}
+                End::Client(_) => machine.break_off(),
+                End::Machine { .. } => edge.break_off(),
+            },
+            () = aborting.cancelled() => {}
+        }
+        chosen.lease.target.machine.metrics().disconnects.one();
+    });
+    Ok(Response::new(AnswerToEdge::Connection(said)))
+}
+
 /// A place on the machine that is asked for. One that takes no traffic is waited for, and woken, only if no other will do.
 async fn choose(context: &Arc<Context>, errand: &Errand) -> Result<Chosen, Verdict> {
     let routing = context.routing.load_full();
@@ -186,34 +223,55 @@ async fn choose(context: &Arc<Context>, errand: &Errand) -> Result<Chosen, Verdi
     }
     let wish = Wish { machine: Some((errand.machine.clone(), Strength::Force)), ..Wish::default() };
     let chosen = Search::new(context, &errand.app, public).wishing(wish).next().await;
-    let failed = |reason: String| Verdict::Failed { reason, untouched: true };
-    let chosen = chosen.map_err(|refusal| failed(refusal.to_string()))?;
+    let chosen = chosen.map_err(|refusal| match refusal {
+        Refusal::NotWoken { why, reason, .. } => Verdict::NotWoken { why, reason },
+        refusal => Verdict::Failed { reason: refusal.to_string(), untouched: true },
+    })?;
     if chosen.lease.target.hop.is_some() { Err(Verdict::Unknown) } else { Ok(chosen) }
 }
 
 fn to_edge(mut response: Response<AnswerBody>, lease: Lease) -> Response<AnswerToEdge> {
     fields::clean(response.headers_mut());
-    response.map(|body| AnswerToEdge(Some((body, lease))))
+    response.map(|answer| AnswerToEdge::Machine { answer, _place: lease })
 }
 
-/// A machine's answer on its way to the edge. Its place becomes free with it.
-struct AnswerToEdge(Option<(AnswerBody, Lease)>);
+/// What goes to the edge.
+enum AnswerToEdge {
+    Nothing,
+    /// A machine's answer. Its place becomes free with it.
+    Machine {
+        answer: AnswerBody,
+        _place: Lease,
+    },
+    /// What comes over a connection to a machine.
+    Connection(Said),
+}
 
 impl Body for AnswerToEdge {
     type Data = Bytes;
     type Error = BoxError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let Some((body, _)) = &mut self.get_mut().0 else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(body).poll_frame(cx));
-        Poll::Ready(frame)
+        match self.get_mut() {
+            Self::Nothing => Poll::Ready(None),
+            Self::Machine { answer, .. } => Pin::new(answer).poll_frame(cx),
+            Self::Connection(said) => Pin::new(said).poll_frame(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+        match self {
+            Self::Nothing => true,
+            Self::Machine { answer, .. } => answer.is_end_stream(),
+            Self::Connection(said) => said.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or(SizeHint::with_exact(0), |(body, _)| body.size_hint())
+        match self {
+            Self::Nothing => SizeHint::with_exact(0),
+            Self::Machine { answer, .. } => answer.size_hint(),
+            Self::Connection(said) => said.size_hint(),
+        }
     }
 }

@@ -4,17 +4,33 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use model::{AppName, MachineId};
 
-use crate::Refusal;
+use crate::{Refusal, machine::Target, refusal::NoWaking};
 
 const APP: HeaderName = HeaderName::from_static("dunlin-hop-app");
 const MACHINE: HeaderName = HeaderName::from_static("dunlin-hop-machine");
 const PORT: HeaderName = HeaderName::from_static("dunlin-hop-port");
 const ONLY: HeaderName = HeaderName::from_static("dunlin-hop-only");
+const WANT: HeaderName = HeaderName::from_static("dunlin-hop-want");
 const REFUSAL: HeaderName = HeaderName::from_static("dunlin-hop-refusal");
 const REASON: HeaderName = HeaderName::from_static("dunlin-hop-reason");
 
 /// The longest reason that is told, in bytes.
 const MAX_REASON: usize = 300;
+
+/// What an edge wants of a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// The answer to a request.
+    Answer,
+    /// A connection.
+    Connection,
+    /// That it takes traffic.
+    Waking,
+}
+
+impl Want {
+    const WORDS: [(Self, &'static str); 2] = [(Self::Connection, "connection"), (Self::Waking, "waking")];
+}
 
 /// Whom a request is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,9 +43,17 @@ pub struct Errand {
     pub port: u16,
     /// No other machine would do.
     pub only: bool,
+    /// What for.
+    pub want: Want,
 }
 
 impl Errand {
+    /// For a port of a machine.
+    pub fn of(app: &AppName, target: &Target, only: bool, want: Want) -> Self {
+        let (app, machine) = (app.clone(), target.machine.id.clone());
+        Self { app, machine, port: target.address.port(), only, want }
+    }
+
     /// Says so.
     pub fn put(&self, headers: &mut HeaderMap) {
         headers.insert(APP, text(self.app.as_str()));
@@ -40,12 +64,20 @@ impl Errand {
         } else {
             headers.remove(ONLY);
         }
+        match Want::WORDS.iter().find(|(want, _)| *want == self.want) {
+            Some((_, word)) => drop(headers.insert(WANT, HeaderValue::from_static(word))),
+            None => drop(headers.remove(WANT)),
+        }
     }
 
     /// Takes what was said; nothing if that makes no sense.
     pub fn take(headers: &mut HeaderMap) -> Option<Self> {
         let (app, machine, port) = (headers.remove(APP), headers.remove(MACHINE), headers.remove(PORT));
-        let only = headers.remove(ONLY).is_some();
+        let (only, want) = (headers.remove(ONLY).is_some(), headers.remove(WANT));
+        let want = match want {
+            Some(said) => Want::WORDS.iter().find(|(_, word)| said == word)?.0,
+            None => Want::Answer,
+        };
         let (app, machine, port) = (app?, machine?, port?);
         let read = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
         Some(Self {
@@ -53,6 +85,7 @@ impl Errand {
             machine: read(&machine)?.parse().ok()?,
             port: read(&port)?.parse().ok()?,
             only,
+            want,
         })
     }
 }
@@ -66,6 +99,13 @@ pub enum Verdict {
     Full,
     /// It takes no traffic at the moment.
     Asleep,
+    /// It could not be woken.
+    NotWoken {
+        /// What kind of failure.
+        why: NoWaking,
+        /// Why, in words.
+        reason: String,
+    },
     /// It could not be reached, or gave no answer.
     Failed {
         /// What happened.
@@ -82,6 +122,7 @@ impl Verdict {
             Self::Unknown => ("unknown", None),
             Self::Full => ("full", None),
             Self::Asleep => ("asleep", None),
+            Self::NotWoken { why, reason } => (word_for(*why), Some(reason)),
             Self::Failed { reason, untouched: true } => ("untouched", Some(reason)),
             Self::Failed { reason, untouched: false } => ("failed", Some(reason)),
         };
@@ -100,6 +141,9 @@ impl Verdict {
             b"unknown" => Self::Unknown,
             b"full" => Self::Full,
             b"asleep" => Self::Asleep,
+            word if let Some(why) = NO_WAKING.into_iter().find(|why| word_for(*why).as_bytes() == word) => {
+                Self::NotWoken { why, reason }
+            }
             word => Self::Failed { reason, untouched: word == b"untouched" },
         })
     }
@@ -110,14 +154,25 @@ impl Verdict {
     }
 
     /// What it means for the request.
-    pub fn refusal(self, machine: MachineId, port: u16) -> Refusal {
+    pub fn refusal(self, app: &AppName, machine: MachineId, port: u16) -> Refusal {
         match self {
             Self::Unknown => Refusal::UnknownToWorker { machine },
             Self::Full => Refusal::FullAtWorker { machine },
             Self::Asleep => Refusal::Bounced { machine },
+            Self::NotWoken { why, reason } => Refusal::NotWoken { app: app.clone(), machine, why, reason },
             Self::Failed { reason, untouched: true } => Refusal::Unreachable { machine, port, reason },
             Self::Failed { reason, untouched: false } => Refusal::ClosedEarly { machine, reason },
         }
+    }
+}
+
+const NO_WAKING: [NoWaking; 3] = [NoWaking::Failed, NoWaking::TooSlow, NoWaking::NotStartable];
+
+fn word_for(why: NoWaking) -> &'static str {
+    match why {
+        NoWaking::Failed => "not-woken",
+        NoWaking::TooSlow => "not-woken-in-time",
+        NoWaking::NotStartable => "not-startable",
     }
 }
 
@@ -137,16 +192,20 @@ mod tests {
 
     #[test]
     fn what_is_said_is_heard_and_nothing_of_it_is_left() {
-        let errand =
-            |only| Errand { app: "shop".parse().unwrap(), machine: MachineId::from_random([1; 7]), port: 8080, only };
-        for said in [errand(true), errand(false)] {
+        let errand = |only, want| {
+            let (app, machine) = ("shop".parse().unwrap(), MachineId::from_random([1; 7]));
+            Errand { app, machine, port: 8080, only, want }
+        };
+        for said in [errand(true, Want::Answer), errand(false, Want::Connection), errand(true, Want::Waking)] {
             let mut headers = HeaderMap::new();
             said.put(&mut headers);
             assert_eq!(Errand::take(&mut headers), Some(said));
             assert!(headers.is_empty());
         }
         let failed = |untouched| Verdict::Failed { reason: "it does not listen".into(), untouched };
-        for said in [Verdict::Unknown, Verdict::Full, Verdict::Asleep, failed(true), failed(false)] {
+        let not_woken = NO_WAKING.map(|why| Verdict::NotWoken { why, reason: "no room".into() });
+        let others = [Verdict::Unknown, Verdict::Full, Verdict::Asleep, failed(true), failed(false)];
+        for said in others.into_iter().chain(not_woken) {
             let mut headers = HeaderMap::new();
             said.put(&mut headers);
             assert_eq!(Verdict::take(&mut headers), Some(said));

@@ -51,7 +51,8 @@ impl Hop {
         tasks: &TaskTracker,
         by: Instant,
     ) -> Result<SendRequest<RequestBody>, String> {
-        let mut state = self.state.lock().await;
+        let late = || format!("its worker at {} does not answer in time", self.worker.door);
+        let mut state = timeout_at(by, self.state.lock()).await.map_err(|_| late())?;
         if let Some(sender) = state.sender.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
@@ -59,8 +60,10 @@ impl Hop {
             return Err(why.clone());
         }
         let made = timeout_at(by, self.connect(http2, tasks)).await;
-        let made = made.unwrap_or_else(|_| Err("it does not answer in time".into()));
-        let made = made.map_err(|why| format!("its worker at {} cannot be reached: {why}", self.worker.door));
+        let made = match made {
+            Ok(made) => made.map_err(|why| format!("its worker at {} cannot be reached: {why}", self.worker.door)),
+            Err(_) => Err(late()),
+        };
         match &made {
             Ok(sender) => *state = State { sender: Some(sender.clone()), failed: None },
             Err(why) => *state = State { sender: None, failed: Some((Instant::now(), why.clone())) },

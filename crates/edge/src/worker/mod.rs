@@ -6,6 +6,9 @@
 //!                     └─ another machine ◀── refusal, in a field of ours ─┘ full, unknown, asleep
 //! ```
 //!
+//! A bare connection, or one that was upgraded, passes as the two bodies of such a request ([`Tunnel`]), and a machine is
+//! woken by one that has no answer; datagrams pass to machines of the same host only.
+//!
 //! Every host runs the same proxy. Its door lets in whoever shows a certificate of the platform's own authority, and counts
 //! what comes from all edges where it counts its own clients' requests, so that a hard limit holds wherever requests come
 //! from.
@@ -13,7 +16,9 @@
 mod door;
 mod fields;
 mod hop;
+mod hops;
 mod identity;
+mod tunnel;
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -21,9 +26,11 @@ use model::HostId;
 
 pub use self::{
     door::open,
-    fields::{Errand, Verdict},
+    fields::{Errand, Verdict, Want},
     hop::Hop,
+    hops::Hops,
     identity::{Credentials, Identity},
+    tunnel::{Said, Tunnel, speak},
 };
 
 /// How the machines of other hosts are reached, and those of this one from there.

@@ -110,6 +110,8 @@ pub async fn multiplexes(load: Arc<Load>, address: SocketAddr, config: rustls::C
                         Err(mut error) => match error.take_message() {
                             // The connection went away first: the request is for the next one.
                             Some(_) => return,
+                            // So is what the edge says it has not begun (RFC 9113, 6.8).
+                            None if is_for_the_next(error.error()) => return,
                             None => Err(error.into_error()),
                         },
                     };
@@ -119,4 +121,11 @@ pub async fn multiplexes(load: Arc<Load>, address: SocketAddr, config: rustls::C
         }
         under_way.join_all().await;
     }
+}
+
+/// Whether the connection was told to take no more requests before this one reached the other side: a stream above the last
+/// one that GOAWAY names. What was begun and lost ends in another error.
+fn is_for_the_next(error: &hyper::Error) -> bool {
+    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR))
 }

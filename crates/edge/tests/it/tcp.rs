@@ -113,7 +113,7 @@ async fn joined(world: &World, listener: &TcpListener) -> (TcpStream, TcpStream)
     (client, machine)
 }
 
-fn reset(stream: TcpStream) {
+pub fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::internal::Drain;
 use axum::{Router, body::Body, response::IntoResponse};
 use bytes::Bytes;
 use catalog::{Publisher, Worker};
@@ -15,9 +16,12 @@ use model::{
 };
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 
-use crate::support::*;
+use crate::{support::*, tcp, websocket};
 
 /// An authority of hosts.
 struct Authority {
@@ -178,21 +182,125 @@ async fn a_machine_that_sleeps_by_now_is_passed_over_and_woken_only_where_it_is_
 }
 
 #[tokio::test]
-async fn what_does_not_pass_is_refused_and_never_sent_to_the_same_address_of_this_host() {
+async fn a_websocket_passes_to_another_host_and_counts_there() {
     let authority = Authority::new();
     let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
-    let machine = Machine::of("shop").port(7000, &[]);
-    let program = machine.run(says("hello")).await;
+    let machine = Machine::of("chat");
+    let (program, mut closes) = websocket::echo();
+    let _program = machine.run(program).await;
     host.know(&[&machine]).await;
     far.know(&[(&machine, &worker)]).await;
-    let mut raw = within(TcpStream::connect((far.world.ip, 7000))).await.unwrap();
-    let _ = within(raw.read_to_end(&mut Vec::new())).await;
+    let mut socket = websocket::open(&far.world).await;
+    websocket::exchange(&mut socket, "hello").await;
+    let generation = host.know(&[&machine.clone().cordoned(true)]).await;
+    let soon = std::time::Duration::from_millis(50);
+    assert_eq!(host.edge.drained(machine.id(), generation, soon).await, 1, "it is under way at its own host");
+    drop(socket);
+    within(closes.recv()).await.unwrap();
+    assert_eq!(host.edge.drained(machine.id(), generation, PATIENCE).await, 0, "nothing stays counted");
+}
+
+/// A raw port of an app on another host, and who listens there.
+async fn raw(authority: &Authority) -> (World, Far, TcpListener) {
+    let ((mut host, worker), mut far) = (host_of(authority, "one").await, Far::start(authority).await);
+    let machine = Machine::of("wire").port(7000, &[]);
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    (host, far, listener)
+}
+
+#[tokio::test]
+async fn bytes_pass_to_another_host_and_each_way_ends_by_itself() {
+    let (_host, far, listener) = raw(&Authority::new()).await;
+    let mut client = TcpStream::connect((far.world.ip, 7000)).await.unwrap();
+    let (mut program, _) = within(listener.accept()).await.unwrap();
+    let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number as u8).collect();
+    let (said, all) = (
+        sent.clone(),
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            program.read_to_end(&mut all).await.unwrap();
+            program.write_all(&all).await.unwrap();
+            all
+        }),
+    );
+    client.write_all(&said).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert!(within(all).await.unwrap() == sent);
+    let mut back = Vec::new();
+    within(client.read_to_end(&mut back)).await.unwrap();
+    assert!(back == sent);
+}
+
+#[tokio::test]
+async fn a_connection_to_another_host_that_breaks_off_breaks_off_at_its_other_end() {
+    let (_host, far, listener) = raw(&Authority::new()).await;
+    for at_program in [true, false] {
+        let mut client = TcpStream::connect((far.world.ip, 7000)).await.unwrap();
+        let (mut program, _) = within(listener.accept()).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        within(program.read_exact(&mut [0])).await.unwrap();
+        program.write_all(b"y").await.unwrap();
+        within(client.read_exact(&mut [0])).await.unwrap();
+        let (broken, mut other) = if at_program { (program, client) } else { (client, program) };
+        tcp::reset(broken);
+        let read = within(other.read(&mut [0])).await;
+        assert_eq!(
+            read.unwrap_err().kind(),
+            std::io::ErrorKind::ConnectionReset,
+            "broken by the program: {at_program}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn many_readers_that_wait_do_not_hold_up_the_next_one() {
+    let (_host, far, listener) = raw(&Authority::new()).await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move { while stream.write_all(&[0; 65536]).await.is_ok() {} });
+        }
+    });
+    let mut waiting = Vec::new();
+    for _ in 0..40 {
+        let mut client = TcpStream::connect((far.world.ip, 7000)).await.unwrap();
+        within(client.read_exact(&mut [0])).await.unwrap();
+        waiting.push(client);
+    }
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let mut reader = TcpStream::connect((far.world.ip, 7000)).await.unwrap();
+    let mut read = vec![0; 8 << 20];
+    within(reader.read_exact(&mut read)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_machine_that_sleeps_on_another_host_is_woken_there() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let awake = Machine::of("shop").service(|service| service.autostart = Some(true));
+    let asleep = awake.clone().state(MachineState::Stopped);
+    host.know(&[&asleep]).await;
+    let node = host.host(says("awake"));
+    far.know(&[(&asleep, &worker)]).await;
     let request = Request::get("/").header("host", crate::support::host("shop"));
-    let request = request.header("connection", "upgrade").header("upgrade", "websocket");
-    let answer = far.world.send(request.body(Empty::<Bytes>::new()).unwrap()).await;
-    assert_eq!((answer.status, answer.header("dunlin-error")), (StatusCode::BAD_GATEWAY, "PC02"));
-    until("the app's log says so", || far.world.logs.has("PC02")).await;
-    assert_eq!(program.accepted(), 0);
+    let asked = tokio::spawn(send(far.world.http(), request.body(Empty::<Bytes>::new()).unwrap()));
+    until("it is woken", || node.state(awake.id()) == MachineState::Started).await;
+    far.know(&[(&awake, &worker)]).await;
+    assert_eq!(within(asked).await.unwrap().unwrap().body, "awake");
+}
+
+#[tokio::test]
+async fn why_another_hosts_machine_could_not_be_woken_is_told() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let asleep = Machine::of("shop").service(|service| service.autostart = Some(true)).state(MachineState::Stopped);
+    host.know(&[&asleep]).await;
+    let node = host.host(says("awake"));
+    node.broken.lock().unwrap().push(asleep.id().clone());
+    far.know(&[(&asleep, &worker)]).await;
+    let answer = far.world.get("shop", "/").await;
+    assert_eq!((answer.status, answer.header("dunlin-error")), (StatusCode::SERVICE_UNAVAILABLE, "PM01"));
 }
 
 #[tokio::test]

@@ -11,7 +11,6 @@ use std::{
 use model::AppName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    net::TcpStream,
     time::timeout,
 };
 
@@ -22,6 +21,7 @@ use crate::{
     machine::Target,
     splice::Stream,
     stream::{Socket, reach},
+    upstream::Line,
 };
 
 /// The public port that a session came to, and its key.
@@ -72,7 +72,7 @@ impl Drop for Remembered {
 
 /// A connection to a machine whose session's key is noted when it comes by.
 pub struct Watched {
-    stream: TcpStream,
+    stream: Line,
     scan: Option<Box<KeyScan>>,
     cancels: Arc<Cancels>,
     port: u16,
@@ -82,7 +82,7 @@ pub struct Watched {
 
 impl Watched {
     /// Watches a new connection that came to a public port.
-    pub fn new(stream: TcpStream, cancels: Arc<Cancels>, port: u16, whose: Whose) -> Self {
+    pub fn new(stream: Line, cancels: Arc<Cancels>, port: u16, whose: Whose) -> Self {
         Self { stream, scan: Some(Box::default()), cancels, port, whose, remembered: None }
     }
 
@@ -103,8 +103,8 @@ impl Watched {
 impl Stream for Watched {}
 
 impl Socket for Watched {
-    fn tcp(&self) -> &TcpStream {
-        &self.stream
+    fn break_off(&mut self) {
+        self.stream.break_off();
     }
 }
 
@@ -138,7 +138,7 @@ pub async fn forward(context: &Context, client: &Client, message: &[u8]) {
     let Some(Whose { app, target }) = whose else { return };
     let Some(lease) = target.lease(None) else { return };
     let dealt_with = async {
-        let mut stream = reach(context, &app, &lease, client).await.ok()?;
+        let mut stream = reach(context, &app, &lease, true, client).await.ok()?;
         stream.write_all(message).await.ok()?;
         stream.take(1).read_to_end(&mut Vec::new()).await.ok()
     };

@@ -1,0 +1,137 @@
+//! A connection inside the connection between two hosts: the body of a request one way, that of its answer the other.
+//!
+//! ```text
+//!  edge   write ─▶ Said ═ body of the request ══▶ Tunnel: read   worker
+//!         read ◀─ Tunnel ◀══ body of the answer ═ Said ◀─ write
+//! ```
+//!
+//! Each way ends by itself. One that is let go without an end breaks off (`RST_STREAM`), so that a connection that broke
+//! is not taken for one that ended. It is no `CONNECT`: the library tells no end from a break there.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, Incoming};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::mpsc,
+};
+use tokio_util::sync::PollSender;
+
+use crate::options::BoxError;
+
+/// How many pieces that were written wait to be sent.
+const PIECES: usize = 4;
+/// How long a piece is at most.
+const PIECE: usize = 32 * 1024;
+
+/// What is written into a tunnel.
+enum Word {
+    Bytes(Bytes),
+    End,
+}
+
+/// The end of a tunnel that is written into, before it is known what is read from it.
+pub struct Mouth(PollSender<Word>);
+
+/// What was written, as a body.
+pub struct Said {
+    words: mpsc::Receiver<Word>,
+    has_ended: bool,
+}
+
+/// A way to speak, and what is said.
+pub fn speak() -> (Mouth, Said) {
+    let (sender, words) = mpsc::channel(PIECES);
+    (Mouth(PollSender::new(sender)), Said { words, has_ended: false })
+}
+
+impl Body for Said {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(match ready!(self.words.poll_recv(cx)) {
+            Some(Word::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Word::End) => {
+                self.has_ended = true;
+                None
+            }
+            None => Some(Err("it broke off".into())),
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.has_ended
+    }
+}
+
+/// One end of a tunnel, as a stream of bytes.
+pub struct Tunnel {
+    mouth: Mouth,
+    heard: Incoming,
+    unread: Bytes,
+}
+
+impl Tunnel {
+    /// What is said by `mouth` goes one way, what is `heard` came the other.
+    pub fn new(mouth: Mouth, heard: Incoming) -> Self {
+        Self { mouth, heard, unread: Bytes::new() }
+    }
+
+    /// Whatever was not ended by now breaks off.
+    pub fn break_off(&mut self) {
+        self.mouth.0.abort_send();
+        self.mouth.0.close();
+    }
+
+    fn poll_say(&mut self, cx: &mut Context<'_>, word: impl FnOnce() -> Word) -> Poll<io::Result<()>> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.mouth.0.poll_reserve(cx)).map_err(gone)?;
+        Poll::Ready(self.mouth.0.send_item(word()).map_err(gone))
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(Pin::new(&mut self.heard).poll_frame(cx)) {
+                Some(Ok(frame)) => self.unread = frame.into_data().unwrap_or_default(),
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let some = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread[..some]);
+        self.unread.advance(some);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let piece = &buf[..buf.len().min(PIECE)];
+        ready!(self.poll_say(cx, || Word::Bytes(Bytes::copy_from_slice(piece))))?;
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.mouth.0.is_closed() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_say(cx, || Word::End))?;
+        self.mouth.0.close();
+        Poll::Ready(Ok(()))
+    }
+}
