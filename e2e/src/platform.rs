@@ -27,6 +27,8 @@ pub struct Options {
     pub serve: Vec<String>,
     /// Where a service manager would listen for what it says.
     pub service_manager: Option<PathBuf>,
+    /// The API is for other hosts, too.
+    pub open_api: bool,
 }
 
 /// A running platform. Dropping it stops it, its machines included.
@@ -73,7 +75,8 @@ impl Platform {
         let [http, https, api] = self.ports.map(|port| port.to_string());
         let mut command = Command::new(dunlin());
         command.args(["serve", "--http-port", &http, "--https-port", &https]);
-        command.args(["--api-listen", &format!("127.0.0.1:{api}"), "--data-dir"]).arg(self.data());
+        let api_host = if self.options.open_api { "0.0.0.0" } else { "127.0.0.1" };
+        command.args(["--api-listen", &format!("{api_host}:{api}"), "--data-dir"]).arg(self.data());
         command.args(&self.options.serve).stdout(Stdio::piped());
         command.envs(self.options.service_manager.iter().map(|socket| ("NOTIFY_SOCKET", socket)));
         let log = fs::OpenOptions::new().create(true).append(true).open(self.directory.path().join("serve.log"));

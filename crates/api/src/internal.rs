@@ -2,6 +2,7 @@
 //! and the binary wires them. Intent goes down through [`Node`], observation comes up through [`Node::observe`].
 
 mod certificates;
+mod hosts;
 mod maintenance;
 mod node;
 mod ports;
@@ -10,6 +11,7 @@ pub use certificates::{
     AcmeService, CertificateDefect, CertificateFacts, CertificateOrder, Certifier, ChallengeAnswer, ChallengeDoor,
     DnsQuestion, DnsSeen, HostnameRow, HostnameView, IssueError, IssuedCertificate, SealedCertificate,
 };
+pub use hosts::{BadHostRequest, HostCertificate, HostCertifier, HostRequest};
 pub use maintenance::{MaintenanceNotice, MaintenanceView};
 pub use node::{
     ExecEvent, ExecInput, ExecReply, ExecRequest, ExecSession, GuestProcess, GuestReport, Launch, ListenSocket, Node,

@@ -1,4 +1,4 @@
-//! Certificates of custom host names: what DNS says, whether a certificate fits, and how one is ordered (RFC 8555).
+//! Certificates. Of custom host names: what DNS says, whether a certificate fits, and how one is ordered (RFC 8555).
 //!
 //! ```text
 //!  control ──Certifier──▶ Certs ──▶ chain    does a certificate fit its key and its name: pure
@@ -18,6 +18,7 @@ mod account;
 mod chain;
 mod dns;
 mod hook;
+mod hosts;
 mod order;
 mod problem;
 mod transport;
@@ -35,6 +36,7 @@ use model::{Hostname, Timestamp};
 pub use account::Account;
 pub use chain::inspect;
 pub use hook::{DnsHook, HookError};
+pub use hosts::{AuthorityError, HostAuthority, HostKey};
 pub use problem::retry_after_in;
 pub use transport::TransportError;
 

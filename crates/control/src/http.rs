@@ -9,6 +9,7 @@ mod deploys;
 mod edge;
 mod exec;
 mod extract;
+mod hosts;
 mod leases;
 mod machines;
 mod maintenance;
@@ -18,7 +19,12 @@ mod secrets;
 
 use std::sync::Arc;
 
-use axum::{Router, extract::DefaultBodyLimit, middleware, routing::get};
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{get, post},
+};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use openapi::document as openapi;
@@ -35,7 +41,9 @@ impl Control {
         router
             .route("/v1/openapi.json", get(openapi::serve))
             .route("/healthz", get(platform::healthz))
-            .route("/internal/catalog", get(edge::catalog))
+            .route("/internal/catalog", get(hosts::catalog))
+            .route("/internal/maintenance", get(hosts::maintenance))
+            .route("/internal/hosts/{host}/certificate", post(hosts::certify))
             .fallback(answer::no_such_route)
             .method_not_allowed_fallback(answer::method_not_allowed)
             .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))

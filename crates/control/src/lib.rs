@@ -36,7 +36,9 @@ mod store;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, MaintenanceView, Node};
+use api::internal::{
+    CatalogFeed, Drain, EdgeView, HostCertifier, ImageResolver, LogQuery, LogSink, MaintenanceView, Node,
+};
 use kit::seal::SealingKey;
 use model::Region;
 use tokio::sync::watch;
@@ -85,6 +87,8 @@ pub struct Ports {
     pub log_sink: Arc<dyn LogSink>,
     /// Seals secrets.
     pub sealing_key: SealingKey,
+    /// Vouches for the platform's hosts.
+    pub hosts: Arc<dyn HostCertifier>,
 }
 
 /// The control plane.

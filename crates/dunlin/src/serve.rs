@@ -12,6 +12,7 @@
 mod edge_alone;
 mod front;
 mod lock;
+mod membership;
 mod resolvers;
 mod rooms;
 mod service;
@@ -74,6 +75,13 @@ pub struct ServeOptions {
     /// Where the REST API and the container registry listen
     #[arg(long, default_value = "127.0.0.1:4280")]
     api_listen: SocketAddr,
+    /// Where edges on other hosts (`dunlin edge serve`) reach the machines of this one, over TLS with certificates of this
+    /// platform's own on both sides; nowhere unless given
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    worker_listen: Option<SocketAddr>,
+    /// The address that those edges are told, where it is another one
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "worker_listen")]
+    worker_address: Option<SocketAddr>,
     /// What runs virtual machines; `auto` takes the strongest that truly works here
     #[arg(long, env = "DUNLIN_DRIVER", value_enum, default_value = "auto")]
     driver: DriverName,
@@ -298,6 +306,16 @@ impl ServeOptions {
         let all = [Some(Ipv4Addr::UNSPECIFIED.into()), has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into())];
         let addresses = if self.listen.is_empty() { all.into_iter().flatten().collect() } else { self.listen.clone() };
         addresses.into_iter().map(|address: IpAddr| SocketAddr::new(address, port)).collect()
+    }
+
+    /// Where edges on other hosts reach this one, by the port that was opened for them.
+    fn worker_door(&self, opened: SocketAddr) -> Result<SocketAddr> {
+        let told = self.worker_address.unwrap_or(opened);
+        ensure!(
+            !told.ip().is_unspecified(),
+            "other hosts cannot be told to dial {told}: name this host's own address, with --worker-listen or --worker-address"
+        );
+        Ok(told)
     }
 
     /// How much of everything the edge allows.

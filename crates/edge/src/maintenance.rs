@@ -49,11 +49,16 @@ impl Maintenance {
                         return;
                     }
                     let view = views.borrow_and_update().clone();
-                    self.apply(view);
-                    self.save().await;
+                    self.take(view).await;
                 }
             }
         }
+    }
+
+    /// Holds from now on, and is kept on the disk.
+    pub async fn take(self: &Arc<Self>, view: Arc<MaintenanceView>) {
+        self.apply(view);
+        self.save().await;
     }
 
     /// Holds from now on.

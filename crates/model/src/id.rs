@@ -110,6 +110,17 @@ name!(
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
         && !text.starts_with('-') && !text.ends_with('-')
 );
+impl HostId {
+    /// Below it lie the names of hosts in certificates. It is in no public DNS.
+    pub const CERTIFICATE_DOMAIN: &str = "worker.dunlin.internal";
+
+    /// The name of this host in its certificate.
+    #[must_use]
+    pub fn certificate_name(&self) -> String {
+        format!("{self}.{}", Self::CERTIFICATE_DOMAIN)
+    }
+}
+
 name!(
     /// A machine's identifier: 14 lower-case hexadecimal digits (56 bits), stable for its whole life.
     MachineId, "machine id", "a machine id is 14 hexadecimal digits",

@@ -1,16 +1,14 @@
 //! The edge as it is at this moment, cut down to what the caller may see.
 
-use std::{collections::BTreeSet, convert::Infallible, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use api::public::edge::{EdgeConnections, EdgeRoutes};
 use axum::{
     Json,
-    body::Body,
     extract::State,
     http::header::CONTENT_TYPE,
     response::{IntoResponse, Response},
 };
-use futures_util::{StreamExt, stream};
 use model::AppName;
 
 use super::extract::Params;
@@ -55,16 +53,6 @@ pub(super) async fn metrics(State(control): State<Arc<Control>>, caller: Caller)
     let visible = Visible::of(&control, &caller, None).await?;
     let text = control.ports.edge.metrics(visible.apps.as_ref());
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
-}
-
-/// The catalog, for edges on other hosts: it goes on as long as they listen. Both ends are Dunlin's, so the document of the
-/// API leaves it out.
-pub(super) async fn catalog(State(control): State<Arc<Control>>, caller: Caller, params: Params) -> Answer<Response> {
-    caller.require_admin("follow the catalog")?;
-    let lines = control.ports.catalog.feed(params.read("since")?);
-    let lines = stream::unfold(lines, |mut lines| async { Some((Ok::<_, Infallible>(lines.recv().await?), lines)) });
-    let lines = lines.take_until(control.stop.clone().cancelled_owned());
-    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
 /// Which apps a caller may see.

@@ -145,6 +145,12 @@ async fn organizations_do_not_see_each_other() {
     assert_eq!(admin.get("/internal/catalog?since=7").await.text, "{\"generation\":7}\n");
     admin.get("/internal/catalog?since=yesterday").await.refused(400);
     birds.get("/internal/catalog").await.refused(403);
+    birds.get("/internal/maintenance").await.refused(403);
+    let asked = serde_json::json!({ "request_pem": "a request" });
+    birds.post("/internal/hosts/one/certificate", asked.clone()).await.refused(403);
+    let given = admin.post("/internal/hosts/one/certificate", asked).await.ok();
+    assert_eq!(given["certificate_pem"], "one: a request");
+    admin.post("/internal/hosts/-/certificate", serde_json::json!({ "request_pem": "" })).await.refused(400);
 
     // An app's token reaches that app, and decides nothing about it.
     let deploy = birds.post("/v1/apps/nest/deploy_token", json!({})).await.ok();

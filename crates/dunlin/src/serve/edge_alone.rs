@@ -8,8 +8,9 @@
 //! ```
 //!
 //! It serves before it has reached the control plane, and while that is away, by the last picture that it was told whole.
-//! Machines are dialed by the addresses that they have on their own host, so this is for edges on hosts that have a way
-//! there.
+//! Machines are reached by their host's worker, if it has a door for other hosts; the control plane gives the certificate
+//! that opens it. Where there is no such door they are dialed by the addresses that they have on their own host, to which
+//! this one needs a way.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::LogSink;
+use api::internal::{LogSink, MaintenanceView};
 use catalog::{Intake, Publisher};
 use clap::Args;
 use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance, proxy_protocol::TrustedProxy};
@@ -34,7 +35,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{lock, trace};
+use super::{
+    lock,
+    membership::{Authority, Membership},
+    trace,
+};
 use crate::cli::{Client, Failure};
 
 /// How the edge is started.
@@ -86,10 +91,19 @@ pub async fn run(client: Client, options: EdgeServeOptions) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let _lock = lock::take(&options.data_dir)?;
     let catalog = Arc::new(Publisher::open(options.data_dir.join("catalog.jsonl")));
-    let edge = Edge::start(edge_options(&options, &catalog)?).await?;
-    let stop = CancellationToken::new();
-    let tasks =
-        [tokio::spawn(Arc::clone(&catalog).keep(stop.clone())), tokio::spawn(follow(client, catalog, stop.clone()))];
+    let sealing_key = SealingKey::load_or_create(&options.data_dir.join("sealing.key")).context("the sealing key")?;
+    let membership = Arc::new(Membership::open(&options.data_dir, sealing_key.clone())?);
+    let maintenance = Maintenance::open(options.data_dir.join("maintenance.json"));
+    let host = membership.host.clone();
+    let edge = Edge::start(edge_options(&options, &catalog, sealing_key, &membership, &maintenance)?).await?;
+    let (stop, client) = (CancellationToken::new(), Arc::new(client));
+    let tasks = [
+        tokio::spawn(Arc::clone(&catalog).keep(stop.clone())),
+        tokio::spawn(follow(client.clone(), catalog, stop.clone())),
+        tokio::spawn(membership.keep(Authority::Platform(client.clone()), stop.clone())),
+        tokio::spawn(follow_maintenance(client, maintenance, stop.clone())),
+    ];
+    println!("Dunlin {} edge in region {}, host {host}", env!("CARGO_PKG_VERSION"), options.region);
     println!("apps: {}", addresses(edge.http_addresses()));
     println!("ready");
     tokio::select! {
@@ -108,9 +122,14 @@ fn addresses(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")
 }
 
-fn edge_options(options: &EdgeServeOptions, catalog: &Publisher) -> Result<EdgeOptions> {
+fn edge_options(
+    options: &EdgeServeOptions,
+    catalog: &Publisher,
+    sealing_key: SealingKey,
+    membership: &Membership,
+    maintenance: &Arc<Maintenance>,
+) -> Result<EdgeOptions> {
     let data = &options.data_dir;
-    let sealing_key = SealingKey::load_or_create(&data.join("sealing.key")).context("the sealing key")?;
     let logs = Logs::open(&data.join("logs"), Retention::default()).context("the app logs")?;
     Ok(EdgeOptions {
         http: vec![SocketAddr::new(options.listen, options.http_port)],
@@ -120,21 +139,62 @@ fn edge_options(options: &EdgeServeOptions, catalog: &Publisher) -> Result<EdgeO
         keys: data.join("keys"),
         catalog: catalog.reader(),
         hostnames: Hostnames::open(data.join("hostnames"), sealing_key),
-        maintenance: Maintenance::open(data.join("maintenance.json")),
+        maintenance: Arc::clone(maintenance),
         logs: logs as Arc<dyn LogSink>,
         platform: BTreeMap::new(),
         reserved_ports: BTreeSet::from([22, 53]),
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
         http3: !options.no_http3,
-        backhaul: edge::Backhaul::default(),
+        backhaul: membership.backhaul(None),
         access_records: !options.no_access_records,
         bounds: Bounds::default(),
     })
 }
 
+/// Follows the apps in maintenance mode until `stop`.
+async fn follow_maintenance(client: Arc<Client>, maintenance: Arc<Maintenance>, stop: CancellationToken) {
+    let following = async {
+        let mut pause = PAUSE.0;
+        loop {
+            let (ended, heard) = listen_for_maintenance(&client, &maintenance).await;
+            if heard {
+                pause = PAUSE.0;
+            }
+            tracing::debug!("the control plane is not heard, apps stay in maintenance mode as they are: {ended}");
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    };
+    stop.run_until_cancelled(following).await;
+}
+
+/// Listens until nothing comes any more. Tells why, and whether anything came.
+async fn listen_for_maintenance(client: &Client, maintenance: &Arc<Maintenance>) -> (String, bool) {
+    let mut heard = false;
+    let mut views = match timeout(SILENCE, client.lines::<Option<MaintenanceView>>("/internal/maintenance", &[])).await
+    {
+        Ok(Ok(views)) => std::pin::pin!(views),
+        Ok(Err(failure)) => return (failure.message, heard),
+        Err(_) => return ("no answer in time".into(), heard),
+    };
+    loop {
+        match timeout(SILENCE, views.next()).await {
+            Ok(Some(Ok(view))) => {
+                heard = true;
+                if let Some(view) = view {
+                    maintenance.take(Arc::new(view)).await;
+                }
+            }
+            Ok(Some(Err(failure))) => return (failure.message, heard),
+            Ok(None) => return ("it has ended".into(), heard),
+            Err(_) => return ("it has fallen silent".into(), heard),
+        }
+    }
+}
+
 /// Follows the control plane's catalog until `stop`.
-async fn follow(client: Client, catalog: Arc<Publisher>, stop: CancellationToken) {
+async fn follow(client: Arc<Client>, catalog: Arc<Publisher>, stop: CancellationToken) {
     let following = async {
         let (mut intake, mut pause) = (Intake::new(catalog), PAUSE.0);
         loop {

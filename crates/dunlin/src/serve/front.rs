@@ -16,15 +16,21 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use catalog::Publisher;
-use edge::{Edge, Hostnames, InboundBody, Maintenance, Sockets};
+use catalog::{Publisher, Worker};
+use certs::HostAuthority;
+use edge::{Edge, EdgeOptions, Hostnames, InboundBody, Maintenance, Sockets};
 use hyper::Request;
 use kit::seal::SealingKey;
 use model::log::LogRecord;
 use tokio::sync::mpsc;
 use tower::ServiceExt;
 
-use super::{ServeOptions, rooms, takeover::Elders};
+use super::{
+    ServeOptions,
+    membership::{Authority, Membership},
+    rooms,
+    takeover::Elders,
+};
 
 /// Log records that wait for the process that has the logs now. More are lost, which is told once.
 const RECORDS: usize = 4096;
@@ -47,6 +53,12 @@ pub struct Front {
     pub sealing_key: SealingKey,
     /// The processes that were here before and still carry something.
     pub elders: Arc<Elders>,
+    /// Vouches for the platform's hosts.
+    pub hosts: Arc<HostAuthority>,
+    /// Which of them this one is.
+    pub membership: Arc<Membership>,
+    /// Where edges on other hosts are told to come.
+    pub door: Option<SocketAddr>,
     listener: TcpListener,
 }
 
@@ -58,13 +70,34 @@ impl Front {
         let api = listener.local_addr()?;
         let catalog = Arc::new(Publisher::open(catalog_path(options)));
         let sealing_key = rooms::sealing_key(options)?;
+        let hosts = Arc::new(HostAuthority::load_or_create(&options.directory("keys")?, &sealing_key)?);
+        let membership = Arc::new(Membership::open(&options.data_dir, sealing_key.clone())?);
+        membership.renew(&Authority::Own(Arc::clone(&hosts))).await?;
         let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
         let (logs, api_host) = (Arc::<LogSwitch>::default(), SharedRouter::default());
         let maintenance = Maintenance::open(options.data_dir.join("maintenance.json"));
         let edge = rooms::edge_options(options, api, &catalog, &hostnames, &maintenance, logs.clone(), &api_host)?;
-        let edge = Edge::prepare(edge, sockets).await?;
+        let backhaul = membership.backhaul(options.worker_listen);
+        let edge = Edge::prepare(EdgeOptions { backhaul, ..edge }, sockets).await?;
+        let door = edge.worker_address().map(|opened| options.worker_door(opened)).transpose()?;
+        if let Some(door) = door {
+            catalog.reached_by(Worker { host: membership.host.clone(), door });
+        }
         let elders = Elders::new(Arc::clone(&edge));
-        Ok(Self { edge, catalog, maintenance, logs, api_host, api, sealing_key, elders, listener })
+        Ok(Self {
+            edge,
+            catalog,
+            maintenance,
+            logs,
+            api_host,
+            api,
+            sealing_key,
+            elders,
+            hosts,
+            membership,
+            door,
+            listener,
+        })
     }
 
     /// The API's socket, for whoever serves it.

@@ -9,11 +9,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::{CatalogFeed, Drain, EdgeView, ImageResolver, LogQuery, LogSink, Node, RootfsSource, Wake};
+use api::internal::{
+    CatalogFeed, Drain, EdgeView, HostCertifier, ImageResolver, LogQuery, LogSink, Node, RootfsSource, Wake,
+};
 use axum::Router;
 use catalog::Publisher;
 use control::{Control, ControlOptions, Ports, Store, Tempo};
-use edge::{Edge, EdgeOptions, Hostnames, Maintenance, PlatformHost};
+use edge::{Backhaul, Edge, EdgeOptions, Hostnames, Maintenance, PlatformHost};
 use images::{Images, ImagesOptions};
 use kit::{report::Report, seal::SealingKey};
 use logs::{Logs, Retention};
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ServeOptions,
     front::{Front, SharedRouter},
+    membership::Authority,
     resolvers,
 };
 
@@ -75,6 +78,7 @@ impl Rooms {
             logs: Arc::clone(&logs) as Arc<dyn LogQuery>,
             log_sink: logs as Arc<dyn LogSink>,
             sealing_key,
+            hosts: Arc::clone(&front.hosts) as Arc<dyn HostCertifier>,
         };
         let control = Control::open(control_options(options, front.api, edge), store.clone(), ports).await?;
         let told = Arc::clone(&front.maintenance).follow(control.maintenance(), stop.clone());
@@ -84,6 +88,8 @@ impl Rooms {
         let router = control.router().merge(images.router());
         front.api_host.set(Some(router.clone()));
         tasks.push(tokio::spawn(Arc::clone(&control).run()));
+        let authority = Authority::Own(Arc::clone(&front.hosts));
+        tasks.push(tokio::spawn(Arc::clone(&front.membership).keep(authority, stop.clone())));
         tasks.push(tokio::spawn(collect(Arc::clone(&images), store, stop.clone())));
         tasks.push(tokio::spawn(serve_api(front.api_listener()?, router, stop.clone())));
         Ok(Self { front, images, node, control, _names: names, stop, tasks })
@@ -102,6 +108,9 @@ impl Rooms {
         println!("      https://<app>.{}{}", options.domain, port(self.front.edge.https_addresses(), 443));
         println!("      (certificate authority: {})", self.front.edge.authority_path().display());
         println!("API and registry: http://{}", self.front.api);
+        if let Some(door) = self.front.door {
+            println!("machines, for edges on other hosts: {door} (this host is {})", self.front.membership.host);
+        }
         if let Some(token) = self.control.first_token() {
             println!("admin token: {token}");
             println!("             (shown once; sign in with `dunlin auth login`)");
@@ -184,7 +193,7 @@ fn instance_tag(data: &Path) -> Result<String> {
     Ok(hex::encode(&digest[..3]))
 }
 
-/// How the edge is set up.
+/// How the edge is set up, but for its way to other hosts.
 pub fn edge_options(
     options: &ServeOptions,
     api: SocketAddr,
@@ -214,7 +223,7 @@ pub fn edge_options(
         public_https_port: None,
         trusted_proxies: options.trusted_proxies.clone(),
         http3: !options.no_http3,
-        backhaul: edge::Backhaul::default(),
+        backhaul: Backhaul::default(),
         access_records: !options.no_access_records,
         bounds: options.bounds(),
     })

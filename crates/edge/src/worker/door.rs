@@ -57,6 +57,7 @@ pub fn open(context: &Arc<Context>, listener: Arc<TcpListener>, credentials: Arc
     let context = context.clone();
     context.tasks.clone().spawn(async move {
         let places = Arc::new(Semaphore::new(MAX_PEERS));
+        context.opened.cancelled().await;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,

@@ -7,7 +7,10 @@ use model::HostId;
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    pki_types::{
+        CertificateDer, PrivateKeyDer, ServerName,
+        pem::{self, PemObject},
+    },
     server::WebPkiClientVerifier,
     version::TLS13,
 };
@@ -70,14 +73,20 @@ impl Identity {
         Ok(Self { client: Arc::new(client), server: Arc::new(server) })
     }
 
-    /// The name that a worker's certificate shows.
-    #[must_use]
-    pub fn name_of(host: &HostId) -> String {
-        format!("{host}.worker.dunlin.internal")
+    /// The same, all in PEM.
+    ///
+    /// # Errors
+    /// If one of them is something else, or they do not fit.
+    pub fn from_pem(authority: &str, certificate: &str, key: &str) -> Result<Self, EdgeError> {
+        let unreadable = |error: pem::Error| EdgeError::Identity { reason: error.to_string() };
+        let authority = CertificateDer::from_pem_slice(authority.as_bytes()).map_err(unreadable)?;
+        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(unreadable)?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
+        Self::new(authority, certificate, key)
     }
 }
 
 /// The same, as TLS asks for it.
 pub(super) fn server_name(host: &HostId) -> ServerName<'static> {
-    ServerName::try_from(Identity::name_of(host)).expect("a host id is a label of a domain name")
+    ServerName::try_from(host.certificate_name()).expect("a host id is a label of a domain name")
 }

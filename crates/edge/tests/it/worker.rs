@@ -40,7 +40,7 @@ impl Authority {
 
     fn identify(&self, host: &HostId) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![Identity::name_of(host)]).unwrap();
+        let mut params = CertificateParams::new(vec![host.certificate_name()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));

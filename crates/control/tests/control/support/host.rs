@@ -22,15 +22,15 @@ use std::{
 
 use api::{
     internal::{
-        CatalogFeed, Drain, EdgeView, ExecEvent, ExecInput, ExecRequest, ExecSession, GuestProcess, GuestReport,
-        Launch, ListenSocket, Node, NodeError, NodeView, StopRequest,
+        BadHostRequest, CatalogFeed, Drain, EdgeView, ExecEvent, ExecInput, ExecRequest, ExecSession, GuestProcess,
+        GuestReport, HostCertificate, HostCertifier, Launch, ListenSocket, Node, NodeError, NodeView, StopRequest,
     },
     public::edge::{EdgeApp, EdgeConnections, EdgeRoutes},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::{
-    Addresses, AppName, MachineId, Timestamp,
+    Addresses, AppName, HostId, MachineId, Timestamp,
     machine::{
         Action, CheckState, CheckStatus, Event, ExitEvent, Isolation, MachineSpec, MachineState, Observed, Verdict,
     },
@@ -416,6 +416,13 @@ impl Drain for Host {
         self.drained.lock().unwrap().push(machine.clone());
         self.gate(Side::After).await;
         0
+    }
+}
+
+impl HostCertifier for Host {
+    fn certify(&self, host: &HostId, request_pem: &str) -> Result<HostCertificate, BadHostRequest> {
+        let certificate_pem = format!("{host}: {request_pem}");
+        Ok(HostCertificate { certificate_pem, authority_pem: "an authority".into(), renew_at: Timestamp(1) })
     }
 }
 

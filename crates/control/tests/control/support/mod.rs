@@ -57,6 +57,7 @@ impl World {
             logs: self.logs.clone(),
             log_sink: self.logs.clone(),
             sealing_key: key,
+            hosts: self.host.clone(),
         };
         (Control::open(options(), store.clone(), ports).await.unwrap(), store)
     }
