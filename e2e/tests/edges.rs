@@ -3,7 +3,8 @@
 use e2e::{Options, Platform, edge_host::EdgeHost, eventually, has, image, obstacle, skip};
 
 const CONFIG: &str = "[http_service]\ninternal_port = 8080\nauto_stop_machines = \"stop\"\nauto_start_machines = true\n\
-    auto_stop_after = \"3s\"\n[[services]]\ninternal_port = 8080\n[[services.ports]]\nport = 9000\n";
+    auto_stop_after = \"3s\"\n[[services]]\ninternal_port = 8080\nauto_stop_machines = \"stop\"\n\
+    auto_start_machines = true\n[[services.ports]]\nport = 9000\n";
 
 #[test]
 fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it() {
