@@ -54,7 +54,8 @@ async fn run(directory: &Path, ports: &Ports) -> Result<()> {
         trusted_proxies: Vec::new(),
         http3: false,
         backhaul: edge::Backhaul::default(),
-        access_records: true,
+        // As with the others: no log.
+        access_records: false,
         bounds: Bounds::default(),
     })
     .await?;

@@ -4,12 +4,14 @@
 //! platform speaks to an app is set by the platform alone, also where a client spells it with underscores, which many
 //! app servers cannot tell from dashes.
 
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
 };
 
 use super::{Client, host::Host, request_id::RequestId};
+use crate::http1::write_field;
 
 /// Where the client's address is told to the app.
 const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
@@ -83,47 +85,54 @@ const NEVER_TRAILERS: [&str; 16] = [
     "x-forwarded-for",
 ];
 
-/// Makes a client's fields those that a machine gets, with the Host field always there.
-pub fn to_machine(
-    headers: &mut HeaderMap,
-    version: Version,
-    client: &Client,
-    host: &Host,
-    id: &RequestId,
-    region: &HeaderValue,
-) {
+/// Makes a client's fields those that a machine gets, with the Host field always there, but for those that all its
+/// requests have in common.
+pub fn to_machine(headers: &mut HeaderMap, version: Version, common: &ClientFields, host: &Host, id: &RequestId) {
     drop_hop_by_hop(headers, |name| is_forged(name.as_str()));
     join_cookies(headers);
     headers.insert(header::HOST, host.field());
-    let fields = client.fields();
-    headers.insert(FLY_CLIENT_IP, fields.ip.clone());
     headers.insert(FLY_REQUEST_ID, id.value());
-    headers.insert(FLY_REGION, region.clone());
-    headers.insert(FLY_FORWARDED_PORT, fields.port.clone());
-    headers.insert(X_FORWARDED_PORT, fields.port.clone());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if client.is_secure() { "https" } else { "http" }));
-    headers.insert(X_FORWARDED_SSL, HeaderValue::from_static(if client.is_secure() { "on" } else { "off" }));
-    append(headers, X_FORWARDED_FOR, fields.way.clone());
+    append(headers, X_FORWARDED_FOR, common.way.clone());
     append(headers, header::VIA, HeaderValue::from_static(via(version)));
 }
 
-/// What is the same in all requests of a connection.
+/// What the platform says in all requests of a connection. A client's own fields of these names are dropped.
+#[derive(Debug)]
 pub struct ClientFields {
-    ip: HeaderValue,
-    port: HeaderValue,
-    /// The client and where it came to.
+    list: [(HeaderName, HeaderValue); 6],
+    /// The same as lines of HTTP/1.1: most requests need them in no other way.
+    lines: BytesMut,
+    /// The client and where it came to, for a list that it may have begun.
     way: HeaderValue,
 }
 
 impl ClientFields {
-    /// Those of this client.
-    pub fn of(client: &Client) -> Self {
+    /// Those of this client, who came in here.
+    pub fn of(client: &Client, region: &HeaderValue) -> Self {
         let (ip, local) = (client.ip(), client.local);
-        Self {
-            ip: text(&ip.to_string()),
-            port: HeaderValue::from(local.port()),
-            way: text(&format!("{ip}, {}", local.ip().to_canonical())),
-        }
+        let port = HeaderValue::from(local.port());
+        let (scheme, ssl) = if client.is_secure() { ("https", "on") } else { ("http", "off") };
+        let list = [
+            (FLY_CLIENT_IP, text(&ip.to_string())),
+            (FLY_REGION, region.clone()),
+            (FLY_FORWARDED_PORT, port.clone()),
+            (X_FORWARDED_PORT, port),
+            (X_FORWARDED_PROTO, HeaderValue::from_static(scheme)),
+            (X_FORWARDED_SSL, HeaderValue::from_static(ssl)),
+        ];
+        let mut lines = BytesMut::new();
+        list.iter().for_each(|(name, value)| write_field(&mut lines, name.as_str(), value.as_bytes()));
+        Self { list, lines, way: text(&format!("{ip}, {}", local.ip().to_canonical())) }
+    }
+
+    /// Says so among the other fields.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        headers.extend(self.list.iter().cloned());
+    }
+
+    /// Says so in lines of their own.
+    pub fn lines(&self) -> &[u8] {
+        &self.lines
     }
 }
 

@@ -16,7 +16,7 @@ mod serve;
 mod upgrade;
 
 pub use compress::Compressor;
-pub use headers::{clean_trailers, has_token, is_ours};
+pub use headers::{ClientFields, clean_trailers, has_token, is_ours};
 pub use host::name as host_name;
 pub use inbound::InboundBody;
 pub use request::answer;

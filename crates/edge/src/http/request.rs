@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     answer::Dress,
     body::{ClientBody, MachineBody, ResponseBody},
-    headers,
+    headers::{self, ClientFields},
     host::{Host, check_target},
     inbound::InboundBody,
     leave,
@@ -40,7 +40,7 @@ use crate::{
     limits::{AnswerBegun, Paced},
     machine::AppState,
     options::PlatformHost,
-    replay::{BadOrder, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
+    replay::{BadOrder, Head, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
     statics, tls, tunnel,
     upstream::{AnswerBody, Failed, KeptBody, RequestBody},
@@ -146,7 +146,9 @@ fn route<'a>(
     }
     match context.destination(&host.name) {
         Destination::Platform(platform) if [catalog::HTTP_PORT, catalog::HTTPS_PORT].contains(&client.port) => {
-            prepare(&mut request, context, client, &host, id);
+            let common = client.fields(&context.region_field);
+            prepare(&mut request, common, &host, id);
+            common.put(request.headers_mut());
             Ok(Way::Platform(platform, request))
         }
         Destination::App(app) => {
@@ -170,10 +172,10 @@ fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
     }
 }
 
-/// Makes a request what a machine gets: a target in origin form, the platform's fields.
-fn prepare<B>(request: &mut Request<B>, context: &Context, client: &Client, host: &Host, id: &RequestId) {
+/// Makes a request what a machine gets: a target in origin form, the platform's fields but for the `common` ones.
+fn prepare<B>(request: &mut Request<B>, common: &ClientFields, host: &Host, id: &RequestId) {
     let version = request.version();
-    headers::to_machine(request.headers_mut(), version, client, host, id, &context.region_field);
+    headers::to_machine(request.headers_mut(), version, common, host, id);
     let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from(path);
     *request.version_mut() = Version::HTTP_11;
@@ -238,7 +240,8 @@ impl<'a> Visitor<'a> {
             return Err(closed);
         }
         let wish = prefer::wish_of(request.headers()).inspect_err(tell)?;
-        prepare(&mut request, self.context, &self.busy.0, &self.host, self.id);
+        let common = self.busy.0.fields(&self.context.region_field);
+        prepare(&mut request, common, &self.host, self.id);
         if let Some(upgrade) = &upgrade {
             upgrade.put(&mut request);
         }
@@ -246,6 +249,7 @@ impl<'a> Visitor<'a> {
         let answered = AnswerBegun::default();
         let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
         let body = if upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
+        let head = Head::of(head, common);
         let journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
         Ok(Way::App(Box::new(Visit { visitor: self, upgrade, origin: app, journey, body, answered, dress, what })))
     }

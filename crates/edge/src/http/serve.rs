@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use http::HeaderValue;
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
@@ -52,7 +53,7 @@ pub struct Client {
     /// Whether the connection carries many requests at a time.
     pub multiplexed: Multiplexed,
     activity: Activity,
-    fields: OnceLock<ClientFields>,
+    fields: OnceLock<Arc<ClientFields>>,
 }
 
 /// A secured connection.
@@ -98,9 +99,9 @@ impl Client {
         self.peer.ip().to_canonical()
     }
 
-    /// What its requests have in common.
-    pub fn fields(&self) -> &ClientFields {
-        self.fields.get_or_init(|| ClientFields::of(self))
+    /// What its requests have in common, in this region.
+    pub fn fields(&self, region: &HeaderValue) -> &Arc<ClientFields> {
+        self.fields.get_or_init(|| Arc::new(ClientFields::of(self, region)))
     }
 
     /// The server name that the connection is secured for, if it is and said one.

@@ -16,7 +16,7 @@ const MAX_FIELDS: usize = 128;
 const MAX_TARGET: usize = 65_534;
 
 /// How many fields the edge adds to a request, and to an answer.
-const ADDED: (usize, usize) = (12, 4);
+const ADDED: (usize, usize) = (6, 4);
 
 /// A request's head.
 pub struct RequestHead {

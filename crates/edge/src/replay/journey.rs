@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use catalog::MachineRoute;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, request, uri::PathAndQuery};
 use model::{
     AppName, MachineId, Region,
     machine::{ReplayCache as SessionRule, SessionKind},
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Refusal,
+    http::ClientFields,
     wish::{Strength, Wish},
 };
 
@@ -39,9 +40,17 @@ pub struct Head {
     pub uri: Uri,
     /// The fields.
     pub headers: HeaderMap,
+    /// Beside them those that the client's requests have in common.
+    pub common: Option<Arc<ClientFields>>,
 }
 
 impl Head {
+    /// The head of a client's request.
+    pub fn of(request: request::Parts, common: &Arc<ClientFields>) -> Self {
+        let request::Parts { method, uri, headers, .. } = request;
+        Self { method, uri, headers, common: Some(common.clone()) }
+    }
+
     /// What is asked for, in origin form.
     pub fn target(&self) -> &str {
         self.uri.path_and_query().map_or("/", PathAndQuery::as_str)
@@ -124,8 +133,7 @@ pub struct Recall<'a> {
 
 impl Journey {
     /// A request that begins.
-    pub fn new(app: AppName, wish: Wish, host: Arc<str>, request: http::request::Parts) -> Self {
-        let head = Head { method: request.method, uri: request.uri, headers: request.headers };
+    pub fn new(app: AppName, wish: Wish, host: Arc<str>, head: Head) -> Self {
         let origin = (app.clone(), wish.clone(), head.uri.clone());
         Self {
             app,

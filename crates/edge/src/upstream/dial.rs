@@ -300,6 +300,9 @@ fn in_h2(head: &Head, authority: &str, body: RequestBody) -> Request<RequestBody
     *request.version_mut() = Version::HTTP_2;
     request.headers_mut().clone_from(&head.headers);
     request.headers_mut().remove(HOST);
+    if let Some(common) = &head.common {
+        common.put(request.headers_mut());
+    }
     let mut parts = Parts::default();
     parts.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
     if let Ok(authority) = Authority::try_from(authority) {

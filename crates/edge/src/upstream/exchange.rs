@@ -165,6 +165,7 @@ impl Sending {
         let before = link.wire.written();
         let text = link.wire.outbox.text();
         write_request(text, &head.method, head.target(), &head.headers);
+        text.extend_from_slice(head.common.as_ref().map_or(&[], |common| common.lines()));
         announce(text, framing);
         text.extend_from_slice(b"\r\n");
         let content = (!content.is_end_stream()).then_some(content);

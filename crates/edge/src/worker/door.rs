@@ -149,7 +149,7 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
     let (parts, body) = request.into_parts();
-    let mut head = Head { method: parts.method, uri: parts.uri, headers: parts.headers };
+    let mut head = Head { method: parts.method, uri: parts.uri, headers: parts.headers, common: None };
     head.uri = Uri::from(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
     if let Ok(host) = HeaderValue::from_str(&authority) {
         head.headers.insert(header::HOST, host);
