@@ -379,7 +379,7 @@ impl Visitor<'_> {
         let app = journey.app.clone();
         let search = Search::new(self.context, &app, self.busy.0.port);
         let mut search = search.wishing(journey.wish.clone()).reach_by(journey.reach_by);
-        let mut content = read(body)?;
+        let (mut content, interim) = (read(body)?, self.busy.interim());
         let mut resends = 0;
         loop {
             let mut chosen = search.next().await?;
@@ -391,7 +391,7 @@ impl Visitor<'_> {
             {
                 return Ok((answered, chosen));
             }
-            let sent = self.context.dialer.send(&chosen, &journey.head, self.host.authority(), content).await;
+            let sent = self.context.dialer.send(&chosen, &journey.head, self.host.authority(), content, interim).await;
             let Failed { cause, unsent, untouched } = match sent {
                 Ok(answer) => return Ok((answer, chosen)),
                 Err(failed) => failed,

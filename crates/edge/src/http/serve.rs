@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::{
-    InboundBody,
+    InboundBody, Interim,
     connection::{self, Served},
     headers::ClientFields,
     leave::Multiplexed,
@@ -212,19 +212,30 @@ impl Activity {
 }
 
 /// Something under way over a client's connection: while it lives, the connection does not lie idle.
-pub struct Busy(pub Arc<Client>);
+pub struct Busy(pub Arc<Client>, Interim);
 
 impl Busy {
     /// From now on, until it is dropped.
     pub fn new(client: Arc<Client>) -> Self {
         client.activity.under_way.fetch_add(1, Relaxed);
-        Self(client)
+        Self(client, Interim::Not)
+    }
+
+    /// With a way to tell the client what comes before its answer.
+    pub fn informing(mut self, interim: Interim) -> Self {
+        self.1 = interim;
+        self
+    }
+
+    /// How the client is told what comes before its answer.
+    pub fn interim(&self) -> &Interim {
+        &self.1
     }
 }
 
 impl Clone for Busy {
     fn clone(&self) -> Self {
-        Self::new(self.0.clone())
+        Self::new(self.0.clone()).informing(self.1.clone())
     }
 }
 

@@ -47,10 +47,8 @@ impl Answer {
     }
 
     /// Sends what comes before the answer (1xx).
-    pub async fn inform(&mut self, status: StatusCode) -> Result<(), StreamError> {
-        let mut response = Response::new(());
-        *response.status_mut() = status;
-        self.stream.send_response(response).await
+    pub async fn inform(&mut self, interim: Response<()>) -> Result<(), StreamError> {
+        self.stream.send_response(interim).await
     }
 
     /// Sends the answer, each part as it comes.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use ::http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use bytes::Bytes;
 use h3::{
     error::Code,
     server::{RequestResolver, RequestStream},
 };
-use tokio::time::timeout;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{
     answer::{Answer, SlowReader},
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Refusal,
     context::Context,
-    http::{self, Busy, Client, InboundBody, has_token},
+    http::{self, Busy, Client, InboundBody, Interim, has_token},
     options::BoxError,
 };
 
@@ -26,6 +26,9 @@ use crate::{
 const NOT_HERE: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"];
 /// Methods whose requests usually have no body.
 const WITHOUT_BODY: [Method; 5] = [Method::GET, Method::HEAD, Method::DELETE, Method::OPTIONS, Method::TRACE];
+
+/// How many interim answers wait to be sent; more are not passed on.
+const INTERIM: usize = 16;
 
 /// Answers a request, unless its client goes away meanwhile.
 pub async fn serve(context: Arc<Context>, client: Arc<Client>, resolver: RequestResolver<Quic, Bytes>, mut gone: Gone) {
@@ -35,12 +38,13 @@ pub async fn serve(context: Arc<Context>, client: Arc<Client>, resolver: Request
         Err(_) => return tracing::debug!(peer = %client.peer, "a request did not come in time"),
     };
     let (send, receive) = stream.split();
+    let (interim, informed) = mpsc::channel(INTERIM);
     let mut answer = Answer::new(send, request.method(), context.bounds.answer_pace);
     // As long as this lives the connection is not idle: until the client has all of the answer.
-    let busy = Busy::new(client);
+    let busy = Busy::new(client).informing(Interim::Stream(interim));
     tokio::select! {
         biased;
-        done = exchange(&context, &busy, request, receive, &mut answer) => {
+        done = exchange(&context, &busy, request, (receive, informed), &mut answer) => {
             if let Err(error) = done {
                 if error.is::<SlowReader>() {
                     context.limits.abused(&context.journal, &busy.0.connection, &Refusal::SlowReader);
@@ -61,7 +65,7 @@ async fn exchange(
     context: &Arc<Context>,
     busy: &Busy,
     request: Request<()>,
-    mut receive: RequestStream<Receive, Bytes>,
+    (mut receive, mut informed): (RequestStream<Receive, Bytes>, mpsc::Receiver<Response<()>>),
     answer: &mut Answer,
 ) -> Result<(), BoxError> {
     let Ok(length) = check(request.headers()) else {
@@ -77,15 +81,30 @@ async fn exchange(
     }
     let request = request.map(|()| InboundBody::from(body));
     let mut answering = std::pin::pin!(http::answer(context.clone(), busy.clone(), request));
-    let response = tokio::select! {
-        biased;
-        response = answering.as_mut() => response,
-        Ok(()) = wanted, if expects => {
-            answer.inform(StatusCode::CONTINUE).await?;
-            answering.await
+    let (mut wanted, mut waits) = (std::pin::pin!(wanted), expects);
+    let response = loop {
+        tokio::select! {
+            biased;
+            response = answering.as_mut() => break response,
+            wanted = wanted.as_mut(), if waits => {
+                waits = false;
+                if wanted.is_ok() {
+                    answer.inform(interim(StatusCode::CONTINUE)).await?;
+                }
+            }
+            Some(interim) = informed.recv() => answer.inform(interim).await?,
         }
     };
+    while let Ok(interim) = informed.try_recv() {
+        answer.inform(interim).await?;
+    }
     answer.send(response).await
+}
+
+fn interim(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response
 }
 
 /// The length that a request says its body has, if it says one and nothing that makes no sense here.

@@ -30,6 +30,7 @@ use crate::{
     Bounds, Refusal,
     choose::Chosen,
     gathered::Gathered,
+    http::Interim,
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     replay::Head,
@@ -138,13 +139,14 @@ impl Dialer {
     }
 
     /// Sends a request to the machine that was chosen and waits for the header of its answer. `authority` is the host
-    /// that it is for.
+    /// that it is for; `interim` is told what comes before it.
     pub async fn send(
         &self,
         chosen: &Chosen,
         head: &Head,
         authority: &str,
         body: RequestBody,
+        interim: &Interim,
     ) -> Result<Answered, Failed> {
         // By address: most requests need less room.
         // An upgrade needs a connection of its own.
@@ -153,7 +155,7 @@ impl Dialer {
         } else if chosen.h2 {
             Box::pin(self.send_h2_in_time(chosen, in_h2(head, authority, body))).await
         } else {
-            self.send_h1(chosen, head, body).await
+            self.send_h1(chosen, head, body, interim).await
         }
     }
 
@@ -191,7 +193,13 @@ impl Dialer {
         Ok(response.map(AnswerBody::Http2))
     }
 
-    async fn send_h1(&self, chosen: &Chosen, head: &Head, body: RequestBody) -> Result<Answered, Failed> {
+    async fn send_h1(
+        &self,
+        chosen: &Chosen,
+        head: &Head,
+        body: RequestBody,
+        interim: &Interim,
+    ) -> Result<Answered, Failed> {
         let Lease { target, epoch } = &chosen.lease;
         let pooled = if chosen.reuse { target.pool.take(*epoch) } else { None };
         let link = match pooled {
@@ -207,7 +215,7 @@ impl Dialer {
             tasks: self.tasks.clone(),
             stopping: self.stopping.clone(),
         });
-        match exchange(link, head, body, self.patience, home).await {
+        match exchange(link, head, body, self.patience, home, interim).await {
             Ok(answer) => {
                 target.worked();
                 Ok(answer.map(AnswerBody::Http1))
@@ -221,7 +229,7 @@ impl Dialer {
         let stream = TcpStream::connect(server).await.ok()?;
         machine.metrics().connects.one();
         let link = Link::new(Line::Near(stream), machine.clone());
-        let answer = exchange(link, head, RequestBody::default(), self.patience, None).await.ok()?;
+        let answer = exchange(link, head, RequestBody::default(), self.patience, None, &Interim::Not).await.ok()?;
         Some(answer.map(AnswerBody::Http1))
     }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 
 use super::{Line, RequestBody, pool::Home};
 use crate::{
+    http::Interim,
     http1::{
         Alarm, AnswerHead, BadHead, Decoder, Encoder, Framing, Piece, Prefixed, Seen, Wire, announce, take_answer,
         write_request,
@@ -35,7 +36,7 @@ use crate::{
     splice::{Pipe, Stream, WORTHWHILE},
 };
 
-/// How many interim answers are passed over before a final one has to come.
+/// How many interim answers are passed on before a final one has to come.
 const MAX_INTERIM: u32 = 16;
 
 /// A connection to a machine between two requests.
@@ -111,10 +112,11 @@ pub async fn exchange(
     body: RequestBody,
     patience: Patience,
     home: Option<Home>,
+    interim: &Interim,
 ) -> Result<Response<AnswerContent>, Lost> {
     let mut sending = Sending::begin(link, head, body);
     let mut receiving =
-        Receiving { seen: Seen::default(), interim: 0, limit: patience.head_bytes, method: &head.method };
+        Receiving { seen: Seen::default(), before: 0, limit: patience.head_bytes, method: &head.method, interim };
     sending.link.alarm.off();
     let mut timed = false;
     let received = poll_fn(|cx| {
@@ -213,19 +215,26 @@ impl Sending {
 /// An answer's head that is being received.
 struct Receiving<'a> {
     seen: Seen,
-    interim: u32,
+    /// How many interim answers have come.
+    before: u32,
     limit: usize,
     method: &'a Method,
+    interim: &'a Interim,
 }
 
 impl Receiving<'_> {
-    /// Passes over interim answers, and waits for the head of the final one.
+    /// Passes on interim answers, and waits for the head of the final one.
     fn poll_head(&mut self, cx: &mut Context<'_>, wire: &mut Wire<Line>) -> Poll<Result<AnswerHead, Why>> {
         loop {
             match take_answer(&mut wire.inbox, &mut self.seen, self.limit, self.method).map_err(Why::Bad)? {
                 Some(head) if is_final(head.parts.status) => return Poll::Ready(Ok(head)),
-                Some(_) if self.interim >= MAX_INTERIM => return Poll::Ready(Err(Why::TooManyInterim)),
-                Some(_) => self.interim += 1,
+                Some(_) if self.before >= MAX_INTERIM => return Poll::Ready(Err(Why::TooManyInterim)),
+                Some(head) => {
+                    self.before += 1;
+                    if head.parts.status != StatusCode::CONTINUE {
+                        self.interim.tell(Response::from_parts(head.parts, ()));
+                    }
+                }
                 None if ready!(wire.poll_fill(cx)).map_err(Why::Closed)? == 0 => {
                     let said =
                         if wire.inbox.is_empty() { "it said nothing" } else { "it broke off in its first lines" };

@@ -29,7 +29,7 @@ use crate::{
     choose::{Chosen, Search},
     context::Context,
     gathered::Gathered,
-    http::InboundBody,
+    http::{InboundBody, Interim},
     limits::{AnswerBegun, Paced},
     machine::Lease,
     options::BoxError,
@@ -165,7 +165,7 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     let body = KeptBody::new(body, &KeepBounds::new(0, 0));
     let content = body.read().map(RequestBody::from).unwrap_or_default();
     body.let_go();
-    match context.dialer.send(&chosen, &head, &authority, content).await {
+    match context.dialer.send(&chosen, &head, &authority, content, &Interim::Not).await {
         Ok(response) => {
             answered.tell();
             Ok(to_edge(response, chosen.lease))

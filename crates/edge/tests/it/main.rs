@@ -13,6 +13,7 @@ mod host;
 mod hostnames;
 mod http;
 mod http3;
+mod interim;
 mod limits;
 mod load;
 mod maintenance;

@@ -115,6 +115,10 @@ impl Conversation {
     /// Whether the client is gone, as far as that can be told: it has closed, or reset. What it sends before its turn
     /// is kept, up to a bound.
     pub fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        // What comes before an answer goes out before it.
+        if !self.wire.outbox.is_empty() && matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) {
+            return true;
+        }
         // Content that nobody has read yet would be in the way.
         while self.decoder.is_ended() && self.wire.inbox.len() < MAX_EARLY {
             match self.wire.poll_fill(cx) {

@@ -25,12 +25,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use content::Content;
-use content::Talk;
+pub use content::{Content, Talk};
 use reply::{Asked, Reply};
 
 use super::{
-    InboundBody, RequestId, headers,
+    InboundBody, Interim, RequestId, headers,
     page::{self, Format},
     request,
     serve::{Busy, Client},
@@ -143,7 +142,11 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
     let keeps_alive = head.keeps_alive;
     let (asked, hand_over, request) = ask(talk, *head);
     // By address: an answer may take long to be read, and does not hold the room that getting it took.
-    let mut work = Box::pin(request::answer(context.clone(), Busy::new(client.clone()), request));
+    let mut busy = Busy::new(client.clone());
+    if !asked.old {
+        busy = busy.informing(Interim::Connection(talk.clone()));
+    }
+    let mut work = Box::pin(request::answer(context.clone(), busy, request));
     let reply = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(response) => {
             let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;

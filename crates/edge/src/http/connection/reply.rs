@@ -25,7 +25,7 @@ use crate::{
 #[derive(Default)]
 pub struct Asked {
     /// By HTTP/1.0: no chunks, and the connection ends unless both say otherwise.
-    old: bool,
+    pub old: bool,
     /// For the head alone.
     head_only: bool,
     /// The client reads trailers.
