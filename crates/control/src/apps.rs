@@ -212,6 +212,7 @@ impl Control {
         let mut tx = self.store.begin().await?;
         apps::delete(&mut tx, id).await?;
         self.store.commit(tx).await?;
+        self.tell_hostnames().await?;
         self.tell_maintenance().await
     }
 

@@ -5,6 +5,7 @@
 
 mod answer;
 mod apps;
+mod certificates;
 mod deploys;
 mod edge;
 mod exec;
@@ -63,6 +64,13 @@ fn documented() -> OpenApiRouter<Arc<Control>> {
         .routes(routes!(apps::list_tokens))
         .routes(routes!(apps::revoke_token))
         .routes(routes!(maintenance::get, maintenance::begin, maintenance::end))
+        .routes(routes!(certificates::list))
+        .routes(routes!(certificates::add))
+        .routes(routes!(certificates::import))
+        .routes(routes!(certificates::get, certificates::remove))
+        .routes(routes!(certificates::check))
+        .routes(routes!(certificates::remove_acme))
+        .routes(routes!(certificates::remove_custom))
         .merge(machine_routes())
         .routes(routes!(secrets::list, secrets::set))
         .routes(routes!(secrets::get, secrets::set_one, secrets::unset))

@@ -24,6 +24,7 @@ mod apps;
 mod auth;
 mod deploy;
 mod error;
+mod hostnames;
 mod http;
 mod image;
 mod machines;
@@ -34,14 +35,18 @@ mod run;
 mod secrets;
 mod store;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use api::internal::{
-    CatalogFeed, Drain, EdgeView, HostCertifier, ImageResolver, LogQuery, LogSink, MaintenanceView, Node,
+    CatalogFeed, Certifier, Drain, EdgeView, HostCertifier, HostnameView, ImageResolver, LogQuery, LogSink,
+    MaintenanceView, Node,
 };
 use kit::seal::SealingKey;
 use model::Region;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 pub use deploy::Tempo;
@@ -60,6 +65,8 @@ pub struct ControlOptions {
     pub http_port: u16,
     /// The public HTTPS port.
     pub https_port: u16,
+    /// Where the platform is reached from everywhere: what host names of apps have to lead to.
+    pub public_addresses: Vec<IpAddr>,
     /// Hosts, each with its port, by which clients name the platform's own registry; the first is the one shown.
     pub registry_hosts: Vec<String>,
     /// The version of `dunlin`.
@@ -89,6 +96,8 @@ pub struct Ports {
     pub sealing_key: SealingKey,
     /// Vouches for the platform's hosts.
     pub hosts: Arc<dyn HostCertifier>,
+    /// Knows DNS and orders certificates.
+    pub certifier: Arc<dyn Certifier>,
 }
 
 /// The control plane.
@@ -102,6 +111,9 @@ pub struct Control {
     /// What the edge is told of apps in maintenance mode, and by whom at a time.
     maintenance: watch::Sender<Arc<MaintenanceView>>,
     telling: tokio::sync::Mutex<()>,
+    /// What it is told of host names; and whoever looks after those is told when there is something new.
+    hostnames: watch::Sender<Arc<HostnameView>>,
+    hostname_news: Notify,
     /// Held while [`Control::run`] runs.
     at_work: tokio::sync::Mutex<()>,
     stop: CancellationToken,
@@ -117,7 +129,22 @@ impl Control {
         let (intents, at_work) = (tokio::sync::Mutex::new(()), tokio::sync::Mutex::new(()));
         let (stop, telling) = (CancellationToken::new(), tokio::sync::Mutex::new(()));
         let maintenance = watch::Sender::new(Arc::new(store::maintenance::all(store.reader()).await?));
-        Ok(Arc::new(Self { options, ports, store, intents, first_token, maintenance, telling, at_work, stop }))
+        let rows = hostnames::keeper::view(store.reader()).await?;
+        let hostnames = watch::Sender::new(Arc::new(HostnameView { generation: 1, rows, incomplete: false }));
+        let hostname_news = Notify::new();
+        Ok(Arc::new(Self {
+            options,
+            ports,
+            store,
+            intents,
+            first_token,
+            maintenance,
+            telling,
+            hostnames,
+            hostname_news,
+            at_work,
+            stop,
+        }))
     }
 
     /// The administrator's token, if nobody has been shown one yet. Once it has been shown, say so with

@@ -17,6 +17,7 @@ use crate::{
     error::Error,
     store::{apps, deployments, leases, machines, tokens},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// Time between two sweeps.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -30,6 +31,7 @@ impl Control {
         if let Err(error) = self.reconcile().await {
             tracing::error!("cannot compare the machines wanted with those there are: {}", Report(&error));
         }
+        let keeper = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self).keep_hostnames()));
         let mut workers = JoinSet::new();
         let mut busy: HashMap<Id, i64> = HashMap::new();
         let mut changes = self.store.changes();
@@ -62,6 +64,9 @@ impl Control {
             }
         }
         workers.shutdown().await;
+        if let Err(error) = keeper.await {
+            tracing::error!("whoever looks after host names died: {error}");
+        }
     }
 
     /// Ends [`Control::run`] and every stream that a client reads, then closes the database: requests that come later

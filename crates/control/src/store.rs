@@ -15,6 +15,7 @@
 
 pub(crate) mod apps;
 pub(crate) mod deployments;
+pub(crate) mod hostnames;
 pub(crate) mod leases;
 pub(crate) mod machines;
 pub(crate) mod maintenance;

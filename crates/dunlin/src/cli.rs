@@ -11,6 +11,7 @@
 mod apps;
 mod auth;
 mod calls;
+mod certs;
 mod client;
 mod completion;
 mod config_file;
@@ -112,6 +113,9 @@ pub enum ClientCommand {
     /// Create, list and destroy apps
     #[command(subcommand, visible_alias = "app")]
     Apps(apps::Apps),
+    /// Serve an app under host names of your own, with certificates
+    #[command(subcommand, visible_alias = "certificates")]
+    Certs(certs::Certs),
     /// Show an app and its machines
     Status,
     /// Show an app's log
@@ -175,6 +179,7 @@ async fn dispatch(context: &Context, command: ClientCommand) -> Result<Exit, Fai
         ClientCommand::Launch(command) => launch::run(context, command).await?,
         ClientCommand::Deploy(command) => deploy::run(context, command).await?,
         ClientCommand::Apps(command) => apps::run(context, command).await?,
+        ClientCommand::Certs(command) => certs::run(context, command).await?,
         ClientCommand::Status => status::run(context).await?,
         ClientCommand::Logs(command) => logs::run(context, command).await?,
         ClientCommand::Edge(command) => edge::run(context, command).await?,

@@ -28,8 +28,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use certs::AcmeOptions;
 use clap::{Args, ValueEnum};
 use edge::{Bounds, Sockets, Subnet, proxy_protocol::TrustedProxy};
+use kit::seal::SealingKey;
 use model::{GoDuration, Region, log::LogRecord};
 use node::{Ipv4Pool, kernel::KernelSource, vmm::Driver};
 use tokio::{
@@ -82,6 +84,25 @@ pub struct ServeOptions {
     /// The address that those edges are told, where it is another one
     #[arg(long, value_name = "ADDRESS:PORT", requires = "worker_listen")]
     worker_address: Option<SocketAddr>,
+    /// Order certificates for host names that apps bring along (ACME, RFC 8555), as this person, whom the issuer may write
+    /// to. To give it is to agree to the issuer's terms
+    #[arg(long, value_name = "ADDRESS", env = "DUNLIN_ACME_EMAIL")]
+    acme_email: Option<String>,
+    /// Whose certificates: the directory of an ACME server
+    #[arg(long, value_name = "URL", default_value = certs::LETS_ENCRYPT, requires = "acme_email")]
+    acme_directory: String,
+    /// The authorities (PEM) by which that server's own certificate is checked, in place of the web's
+    #[arg(long, value_name = "FILE", requires = "acme_email")]
+    acme_ca: Option<PathBuf>,
+    /// A program that sets DNS records for certificates: HOOK present|cleanup RECORD TEXT HOSTNAME. Wildcards need it
+    #[arg(long, value_name = "PROGRAM", requires = "acme_email")]
+    acme_dns_hook: Option<PathBuf>,
+    /// Where this platform is reached from everywhere, for the DNS of host names; this host's own addresses unless given
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    public_address: Vec<IpAddr>,
+    /// Whom to ask what DNS says of host names; the name servers of this host unless given
+    #[arg(long, value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    dns_server: Vec<SocketAddr>,
     /// What runs virtual machines; `auto` takes the strongest that truly works here
     #[arg(long, env = "DUNLIN_DRIVER", value_enum, default_value = "auto")]
     driver: DriverName,
@@ -316,6 +337,24 @@ impl ServeOptions {
             "other hosts cannot be told to dial {told}: name this host's own address, with --worker-listen or --worker-address"
         );
         Ok(told)
+    }
+
+    /// Where this platform is reached from everywhere.
+    fn public_addresses(&self) -> Vec<IpAddr> {
+        if self.public_address.is_empty() { resolvers::own_addresses() } else { self.public_address.clone() }
+    }
+
+    /// How certificates are ordered, if they are.
+    fn acme(&self, sealing_key: &SealingKey) -> Result<Option<AcmeOptions>> {
+        let Some(email) = self.acme_email.clone() else { return Ok(None) };
+        Ok(Some(AcmeOptions {
+            directory: self.acme_directory.clone(),
+            email,
+            ca: self.acme_ca.clone(),
+            dns_hook: self.acme_dns_hook.clone(),
+            accounts: self.directory("acme")?,
+            sealing_key: sealing_key.clone(),
+        }))
     }
 
     /// How much of everything the edge allows.

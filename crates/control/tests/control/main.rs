@@ -2,6 +2,7 @@
 
 mod crashes;
 mod deploys;
+mod hostnames;
 mod http;
 mod machines;
 mod secrets;

@@ -2,6 +2,7 @@
 
 use api::public::{
     access::{CreateOrganization, CreateToken, OrganizationList, TokenList, TokenReply},
+    certificates::{AddCertificate, Certificate, CertificateList, ImportCertificate},
     deploys::{
         DeployEvent, DeployRequest, Deployment, Plan, Platform, Release, ReleaseConfig, RollbackRequest, ScaleRequest,
     },
@@ -55,6 +56,54 @@ impl Client {
     /// Destroys an app with everything that belongs to it.
     pub async fn destroy_app(&self, app: &AppName) -> Answer<()> {
         self.delete(&format!("/v1/apps/{app}"), &[("force", "true".to_owned())]).await
+    }
+
+    /// An app's host names, those that contain `filter`.
+    pub async fn certificates(&self, app: &AppName, filter: Option<&str>) -> Answer<CertificateList> {
+        let path = format!("/v1/apps/{app}/certificates");
+        let mut all = CertificateList::default();
+        loop {
+            let mut query = vec![("limit", "500".to_owned())];
+            query.extend(filter.map(|filter| ("filter", filter.to_owned())));
+            query.extend(all.next_cursor.take().map(|cursor| ("cursor", cursor)));
+            let page: CertificateList = self.get(&path, &query).await?;
+            all.certificates.extend(page.certificates);
+            (all.next_cursor, all.total_count) = (page.next_cursor, page.total_count);
+            if all.next_cursor.is_none() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// One of them.
+    pub async fn certificate(&self, app: &AppName, hostname: &str) -> Answer<Certificate> {
+        self.get(&of_hostname(app, hostname, ""), &[]).await
+    }
+
+    /// Adds a host name whose certificates are ordered.
+    pub async fn add_certificate(&self, app: &AppName, request: &AddCertificate) -> Answer<Certificate> {
+        self.post(&format!("/v1/apps/{app}/certificates/acme"), request).await
+    }
+
+    /// Imports a certificate.
+    pub async fn import_certificate(&self, app: &AppName, request: &ImportCertificate) -> Answer<Certificate> {
+        self.post(&format!("/v1/apps/{app}/certificates/custom"), request).await
+    }
+
+    /// Looks at a host name's DNS.
+    pub async fn check_certificate(&self, app: &AppName, hostname: &str) -> Answer<Certificate> {
+        self.post(&of_hostname(app, hostname, "/check"), &json!({})).await
+    }
+
+    /// Removes a host name.
+    pub async fn remove_hostname(&self, app: &AppName, hostname: &str) -> Answer<()> {
+        self.delete(&of_hostname(app, hostname, ""), &[]).await
+    }
+
+    /// Removes one of its certificates.
+    pub async fn remove_certificate(&self, app: &AppName, hostname: &str, source: &str) -> Answer<Certificate> {
+        self.delete(&of_hostname(app, hostname, &format!("/{source}")), &[]).await?;
+        self.certificate(app, hostname).await
     }
 
     /// Whether an app is in maintenance mode.
@@ -219,6 +268,16 @@ impl Client {
     pub async fn revoke_token(&self, id: &str) -> Answer<()> {
         self.delete(&format!("/v1/tokens/{id}"), &[]).await
     }
+}
+
+/// The path of a host name, of which only a wildcard's star and what is no name at all need to be encoded.
+fn of_hostname(app: &AppName, hostname: &str, rest: &str) -> String {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._".contains(byte);
+    let encoded: String = hostname
+        .bytes()
+        .map(|byte| if is_plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect();
+    format!("/v1/apps/{app}/certificates/{encoded}{rest}")
 }
 
 fn of_app(app: Option<&AppName>) -> Vec<(&'static str, String)> {

@@ -41,6 +41,8 @@ pub struct Front {
     pub edge: Arc<Edge>,
     /// What it routes by.
     pub catalog: Arc<Publisher>,
+    /// The host names that apps bring along.
+    pub hostnames: Arc<Hostnames>,
     /// The apps that it keeps closed.
     pub maintenance: Arc<Maintenance>,
     /// Where it writes.
@@ -87,6 +89,7 @@ impl Front {
         Ok(Self {
             edge,
             catalog,
+            hostnames,
             maintenance,
             logs,
             api_host,

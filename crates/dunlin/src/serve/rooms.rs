@@ -10,10 +10,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use api::internal::{
-    CatalogFeed, Drain, EdgeView, HostCertifier, ImageResolver, LogQuery, LogSink, Node, RootfsSource, Wake,
+    CatalogFeed, ChallengeDoor, Drain, EdgeView, HostCertifier, ImageResolver, LogQuery, LogSink, Node, RootfsSource,
+    Wake,
 };
 use axum::Router;
 use catalog::Publisher;
+use certs::{Certs, CertsOptions};
 use control::{Control, ControlOptions, Ports, Store, Tempo};
 use edge::{Backhaul, Edge, EdgeOptions, Hostnames, Maintenance, PlatformHost};
 use images::{Images, ImagesOptions};
@@ -69,6 +71,15 @@ impl Rooms {
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(Arc::clone(catalog).follow(node.observe(), stop.clone()))];
 
+        let certifier = Certs::open(CertsOptions {
+            name_servers: if options.dns_server.is_empty() {
+                resolvers::of_this_host()
+            } else {
+                options.dns_server.clone()
+            },
+            acme: options.acme(&sealing_key)?,
+            door: Arc::clone(&front.hostnames) as Arc<dyn ChallengeDoor>,
+        })?;
         let ports = Ports {
             node: Arc::clone(&node) as Arc<dyn Node>,
             images: Arc::clone(&images) as Arc<dyn ImageResolver>,
@@ -79,8 +90,10 @@ impl Rooms {
             log_sink: logs as Arc<dyn LogSink>,
             sealing_key,
             hosts: Arc::clone(&front.hosts) as Arc<dyn HostCertifier>,
+            certifier,
         };
         let control = Control::open(control_options(options, front.api, edge), store.clone(), ports).await?;
+        tasks.push(tokio::spawn(Arc::clone(&front.hostnames).follow(control.hostnames(), stop.clone())));
         let told = Arc::clone(&front.maintenance).follow(control.maintenance(), stop.clone());
         tasks.push(tokio::spawn(told));
         let names = open_names(&node).await;
@@ -237,6 +250,7 @@ fn control_options(options: &ServeOptions, api: SocketAddr, edge: &Edge) -> Cont
         http_port: port(edge.http_addresses(), options.http_port),
         https_port: port(edge.https_addresses(), options.https_port),
         registry_hosts: registry_hosts(options, api),
+        public_addresses: options.public_addresses(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tempo: Tempo::default(),
     }

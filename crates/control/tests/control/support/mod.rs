@@ -2,6 +2,7 @@
 
 mod client;
 mod host;
+mod issuer;
 
 use std::{
     path::Path,
@@ -19,6 +20,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 pub use client::PATIENCE;
 pub use client::{Answer, Client};
 pub use host::{Host, Side};
+pub use issuer::Issuer;
 
 /// What outlives a control plane: its directory, its host, its logs.
 pub struct World {
@@ -26,6 +28,7 @@ pub struct World {
     pub host: Arc<Host>,
     pub logs: Arc<Logs>,
     pub images: Arc<Images>,
+    pub issuer: Arc<Issuer>,
 }
 
 /// A control plane at work.
@@ -42,6 +45,7 @@ impl World {
             host: Host::new(),
             logs: Arc::default(),
             images: Arc::default(),
+            issuer: Arc::default(),
         }
     }
 
@@ -58,6 +62,7 @@ impl World {
             log_sink: self.logs.clone(),
             sealing_key: key,
             hosts: self.host.clone(),
+            certifier: self.issuer.clone(),
         };
         (Control::open(options(), store.clone(), ports).await.unwrap(), store)
     }
@@ -104,6 +109,7 @@ fn options() -> ControlOptions {
     ControlOptions {
         region: "local".parse().unwrap(),
         domain: "dunlin.localhost".into(),
+        public_addresses: vec!["203.0.113.7".parse().unwrap()],
         http_port: 8080,
         https_port: 8443,
         registry_hosts: vec!["localhost:4280".into()],

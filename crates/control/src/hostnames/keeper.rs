@@ -1,0 +1,244 @@
+//! Who looks after host names: whether they are proven by now, and whether a certificate is due.
+//!
+//! ```text
+//!  unproven ── DNS names the app, or leads here ─▶ proven ── acme? ─▶ order ─▶ certificate ── due ─▶ order …
+//!     ▲  └── not yet: again, later each time          │                └── failed: again, later each time,
+//!     └── another app's claim is proven better ───────┘                    and what is there stays
+//! ```
+//!
+//! What is due stands in the database, so a restart goes on where the last process ended.
+
+use std::{sync::Arc, time::Duration};
+
+use api::internal::{CertificateOrder, DnsSeen, HostnameRow, HostnameView, IssueError, SealedCertificate};
+use futures_util::{StreamExt, stream};
+use kit::{clock::unix_ms, report::Report};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    claim::{Claim, wins},
+    timing,
+};
+use crate::{
+    Control,
+    error::Error,
+    store::{
+        Tx,
+        hostnames::{self, CertificateRow, Failure, NameRow, Source},
+    },
+};
+
+/// So many names are worked on at a time.
+const AT_ONCE: usize = 8;
+/// The longest sleep of the keeper.
+const NAP: Duration = Duration::from_secs(60);
+/// How long the keeper rests when the database fails.
+const REST: Duration = Duration::from_secs(1);
+
+impl Control {
+    /// Looks after host names until the control plane ends.
+    pub(crate) async fn keep_hostnames(self: Arc<Self>) {
+        if let Err(error) = self.begin_keeping().await {
+            tracing::error!("cannot look after host names: {}", Report(&error));
+        }
+        let keeping = async {
+            loop {
+                let nap = match self.keep_those_due().await {
+                    Ok(nap) => nap,
+                    Err(error) => {
+                        tracing::error!("cannot look after host names: {}", Report(&error));
+                        REST
+                    }
+                };
+                let _ = timeout(nap, self.hostname_news.notified()).await;
+            }
+        };
+        self.stop.run_until_cancelled(keeping).await;
+    }
+
+    async fn begin_keeping(&self) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        hostnames::hurry_after_start(&mut tx, unix_ms()).await?;
+        self.store.commit(tx).await
+    }
+
+    /// Works on what is due. Tells how long nothing will be.
+    async fn keep_those_due(&self) -> Result<Duration, Error> {
+        let (due, next) = hostnames::due(self.store.reader(), unix_ms(), 4 * AT_ONCE as u32).await?;
+        let any = !due.is_empty();
+        stream::iter(due)
+            .for_each_concurrent(AT_ONCE, |name| async move {
+                if let Err(error) = self.keep(&name).await {
+                    tracing::error!(hostname = %name.hostname, "cannot look after a host name: {}", Report(&error));
+                    sleep(REST).await;
+                }
+            })
+            .await;
+        let until = next.map_or(NAP, |next| Duration::from_millis(next.saturating_sub(unix_ms())));
+        Ok(if any { Duration::ZERO } else { until.min(NAP) })
+    }
+
+    async fn keep(&self, name: &NameRow) -> Result<(), Error> {
+        let Some(name) = self.look_at_dns(name).await? else { return Ok(()) };
+        let certificates = hostnames::certificates(self.store.reader(), name.id).await?;
+        let ordered = certificates.iter().find(|it| it.source == Source::Acme.as_str());
+        if name.proven_at.is_none() {
+            let next_at = timing::after_look(unix_ms(), name.failures, noise());
+            return self.note(&name, next_at, name.failures + 1, None).await;
+        }
+        if !name.acme {
+            return self.note(&name, unix_ms() + day(), 0, None).await;
+        }
+        let due = match ordered {
+            None => 0,
+            Some(certificate) => self.renewal_of(certificate).await,
+        };
+        if due <= unix_ms() {
+            return self.order(&name, ordered).await;
+        }
+        self.note(&name, due.min(unix_ms() + day()), 0, None).await
+    }
+
+    /// Asks DNS, and notes whose the name is. Nothing if it has been removed meanwhile.
+    pub(crate) async fn look_at_dns(&self, name: &NameRow) -> Result<Option<NameRow>, Error> {
+        let seen = self.ports.certifier.look_up(&self.claim(name).question()).await;
+        let now = unix_ms();
+        let mut tx = self.store.begin().await?;
+        let Some(name) = hostnames::by_id(&mut *tx, name.id).await? else { return Ok(None) };
+        let claim = self.claim(&name);
+        hostnames::set_seen(&mut tx, name.id, &seen, claim.leads_here(&seen), now).await?;
+        let changed = name.proven_at.is_none() && self.claim_by(&mut tx, &name, &seen, now).await?;
+        self.store.commit(tx).await?;
+        if changed {
+            tracing::info!(hostname = %name.hostname, app = %name.app, "a host name is proven to be an app's");
+            self.tell_hostnames().await?;
+        }
+        hostnames::by_id(self.store.reader(), name.id).await
+    }
+
+    /// Makes a name its app's own, if that is proven better than whoever has it proves it by now.
+    async fn claim_by(&self, tx: &mut Tx, name: &NameRow, seen: &DnsSeen, now: u64) -> Result<bool, Error> {
+        let owner = hostnames::owner(&mut **tx, &name.hostname).await?;
+        let present = owner.as_ref().map(|owner| self.claim(owner).proof(seen));
+        if !wins(self.claim(name).proof(seen), present) {
+            return Ok(false);
+        }
+        if let Some(owner) = owner {
+            hostnames::set_proven(tx, owner.id, None).await?;
+            hostnames::hurry(tx, owner.id, now).await?;
+        }
+        hostnames::set_proven(tx, name.id, Some(now)).await?;
+        Ok(true)
+    }
+
+    /// When an ordered certificate is to be renewed.
+    pub(crate) async fn renewal_of(&self, certificate: &CertificateRow) -> u64 {
+        let window = self.ports.certifier.renewal_window(&certificate.chain_pem).await;
+        // The same each time, so that a look in between does not move it.
+        let noise = certificate.not_after as u32 ^ (certificate.created_at as u32).rotate_left(16);
+        timing::renewal(certificate.not_before, certificate.not_after, window, noise)
+    }
+
+    async fn order(&self, name: &NameRow, before: Option<&CertificateRow>) -> Result<(), Error> {
+        let order = CertificateOrder {
+            hostname: name.hostname.clone(),
+            reaches_edge: name.reaches_edge,
+            acme_record: self.claim(name).acme_record(name.seen().as_ref()),
+            replaces: before.map(|certificate| certificate.chain_pem.clone()),
+        };
+        let issued = self.ports.certifier.issue(&order).await.and_then(|issued| {
+            let now = model::Timestamp(unix_ms());
+            let facts = self.ports.certifier.inspect(&name.hostname, &issued.chain_pem, &issued.key_pem, now);
+            let facts =
+                facts.map_err(|defect| IssueError::Refused(format!("what it issued is of no use: {defect}")))?;
+            Ok((issued, facts))
+        });
+        let (issued, facts) = match issued {
+            Ok(issued) => issued,
+            Err(error) => return self.note_failed_order(name, &error).await,
+        };
+        let now = unix_ms();
+        let sealed = self.seal_key(&name.hostname, &issued.key_pem);
+        let mut tx = self.store.begin().await?;
+        // It may have been removed meanwhile.
+        let stays = hostnames::by_id(&mut *tx, name.id).await?.is_some_and(|name| name.acme);
+        if stays {
+            let pair = (issued.chain_pem.as_str(), sealed.as_slice());
+            hostnames::put_certificate(&mut tx, name.id, Source::Acme, pair, &facts, now).await?;
+            hostnames::set_next(&mut tx, name.id, now, 0, None, None).await?;
+        }
+        self.store.commit(tx).await?;
+        tracing::info!(hostname = %name.hostname, issuer = facts.issuer, "a certificate was issued");
+        self.tell_hostnames().await
+    }
+
+    async fn note_failed_order(&self, name: &NameRow, error: &IssueError) -> Result<(), Error> {
+        tracing::warn!(hostname = %name.hostname, "no certificate was issued: {error}");
+        let (now, failures) = (unix_ms(), name.failures + 1);
+        let failure =
+            Failure { code: error.code().into(), message: error.to_string(), remedy: error.remedy().into(), at: now };
+        let next_at = timing::after_order(now, failures, error, noise());
+        self.note(name, next_at, failures, Some((&failure, error))).await
+    }
+
+    async fn note(
+        &self,
+        name: &NameRow,
+        next_at: u64,
+        failures: u32,
+        failed: Option<(&Failure, &IssueError)>,
+    ) -> Result<(), Error> {
+        let limited = failed.filter(|(_, error)| matches!(error, IssueError::RateLimited { .. })).map(|_| next_at);
+        let mut tx = self.store.begin().await?;
+        hostnames::set_next(&mut tx, name.id, next_at, failures, failed.map(|(failure, _)| failure), limited).await?;
+        self.store.commit(tx).await
+    }
+
+    /// The claim that a row stands for.
+    pub(crate) fn claim<'a>(&'a self, name: &'a NameRow) -> Claim<'a> {
+        let NameRow { hostname, app, org, .. } = name;
+        let (domain, addresses) = (self.options.domain.as_str(), self.options.public_addresses.as_slice());
+        Claim { hostname, app, org, domain, addresses }
+    }
+
+    pub(crate) fn seal_key(&self, hostname: &model::Hostname, key_pem: &str) -> Vec<u8> {
+        self.ports.sealing_key.seal(&SealedCertificate::place(hostname), key_pem.as_bytes())
+    }
+
+    /// Tells the edge what is stored. Whoever reads later tells later, so that nothing older is told last.
+    pub(crate) async fn tell_hostnames(&self) -> Result<(), Error> {
+        let _told_in_order = self.telling.lock().await;
+        let rows = view(self.store.reader()).await?;
+        self.hostnames.send_if_modified(|told| {
+            let differs = told.rows != rows;
+            if differs {
+                *told = Arc::new(HostnameView { generation: told.generation + 1, rows, incomplete: false });
+            }
+            differs
+        });
+        Ok(())
+    }
+}
+
+/// The rows of what the edge is told.
+pub(crate) async fn view(
+    db: &sqlx::SqlitePool,
+) -> Result<std::collections::BTreeMap<model::Hostname, Arc<HostnameRow>>, Error> {
+    let names = hostnames::proven(db).await?;
+    let mut certificates = hostnames::all_certificates(db).await?;
+    let rows = names.into_iter().map(|name| {
+        let of_name = certificates.extract_if(.., |certificate| certificate.hostname_id == name.id);
+        let certificates = of_name.map(CertificateRow::sealed).collect();
+        let row = HostnameRow { hostname: name.hostname.clone(), app: name.app, certificates };
+        (name.hostname, Arc::new(row))
+    });
+    Ok(rows.collect())
+}
+
+fn day() -> u64 {
+    timing::DAY.as_millis() as u64
+}
+
+fn noise() -> u32 {
+    u32::from_le_bytes(kit::random::bytes())
+}
