@@ -3,6 +3,7 @@
 //! `cargo xtask test` runs them in a network namespace without a way out, one after the other. A scenario whose images
 //! or tools are missing says so by name and returns.
 
+pub mod acme;
 pub mod edge_host;
 pub mod emulated;
 pub mod http;

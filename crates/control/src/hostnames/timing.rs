@@ -55,7 +55,7 @@ fn later(now: u64, pause: Duration, noise: u32) -> u64 {
 }
 
 fn part(whole: u64, noise: u32) -> u64 {
-    u64::try_from(u128::from(whole) * u128::from(noise) >> 32).unwrap_or(whole)
+    u64::try_from((u128::from(whole) * u128::from(noise)) >> 32).unwrap_or(whole)
 }
 
 #[cfg(test)]
