@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
@@ -120,6 +120,24 @@ impl EdgeHost {
         curl.args(["--silent", "--max-time", "60", "--write-out", "\n%{http_code} %header{dunlin-error}"]);
         let output = curl.args(arguments).arg(url).output().expect("curl runs");
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    /// What curl gets over HTTPS under a host name, if it trusts the certificate and the status is 200.
+    pub fn https(&self, name: &str, authority: &Path) -> Option<String> {
+        let output = self.curl_https(name, authority).arg("--fail").output().expect("curl runs");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Whether the edge shows a certificate that is trusted, whatever it answers then.
+    pub fn handshake(&self, name: &str, authority: &Path) -> bool {
+        self.curl_https(name, authority).output().is_ok_and(|output| output.status.success())
+    }
+
+    fn curl_https(&self, name: &str, authority: &Path) -> Command {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "30", "--resolve", &format!("{name}:443:{}", self.far()), "--cacert"]);
+        curl.arg(authority).arg(format!("https://{name}/"));
+        curl
     }
 
     /// A page of an app, if the edge answers with 200.

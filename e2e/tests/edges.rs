@@ -1,6 +1,13 @@
 //! Edges on other hosts: they follow a control plane, and reach the machines of its host by the worker there.
 
-use e2e::{Options, Platform, edge_host::EdgeHost, eventually, has, image, obstacle, skip};
+use std::ffi::OsStr;
+
+use e2e::{
+    Options, Platform,
+    acme::{Acme, self_signed},
+    edge_host::EdgeHost,
+    eventually, has, image, obstacle, skip,
+};
 
 const CONFIG: &str = "[http_service]\ninternal_port = 8080\nauto_stop_machines = \"stop\"\nauto_start_machines = true\n\
     auto_stop_after = \"3s\"\n[[services]]\ninternal_port = 8080\nauto_stop_machines = \"stop\"\n\
@@ -17,8 +24,12 @@ fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it()
     let cables = [1, 2].map(|number| (number, EdgeHost::lay_cable(number)));
     // Both find the worker at the first cable's near end.
     let near = EdgeHost::near(1);
+    // Where there is a DNS to prove host names by, those are told to the edges too.
+    let acme = Acme::obstacle().is_none().then(Acme::prepare);
     let serve = ["--worker-listen", "0.0.0.0:7443", "--worker-address", &format!("{near}:7443")].map(str::to_owned);
-    let mut platform = Platform::start(Options { serve: serve.into(), open_api: true, ..Options::default() });
+    let named = acme.as_ref().map(Acme::options).unwrap_or_default();
+    let mut platform =
+        Platform::start(Options { serve: [&serve[..], &named].concat(), open_api: true, ..Options::default() });
     platform.deploy("far", CONFIG, &image("hello"));
     let mut edges = cables.map(|(number, holder)| {
         let edge = EdgeHost::start(number, ["ams", "iad"][usize::from(number) - 1], holder, &platform);
@@ -38,6 +49,17 @@ fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it()
     assert!(edges[0].get("far", "/").is_some(), "it is woken");
     assert_eq!(platform.machines("far")[0]["state"], "started");
 
+    let own = platform.scratch().join("own.pem");
+    if acme.is_some() {
+        let key = platform.scratch().join("own.key");
+        self_signed(&own, &key, "own.example.test");
+        let import = ["certs", "import", "own.example.test", "-a", "far", "--fullchain"].map(OsStr::new);
+        platform.ok(import.into_iter().chain([own.as_os_str(), OsStr::new("--private-key"), key.as_os_str()]));
+        eventually("the edge serves it", || edges[0].https("own.example.test", &own).is_some());
+    } else {
+        skip("host names at edges on other hosts", "pebble is not installed");
+    }
+
     platform.ok(["maintenance", "on", "-a", "far", "--message", "back at noon"]);
     let page = || edges[1].curl(&["--header", "Host: far.dunlin.localhost"], 80, "/");
     eventually("the edge tells it", || page().contains("503 PH13") && page().contains("back at noon"));
@@ -49,6 +71,7 @@ fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it()
     edges[0].terminate();
     edges[0].launch();
     let answer = edges[0].curl(&["--header", "Host: far.dunlin.localhost"], 80, "/");
+    assert!(acme.is_none() || edges[0].handshake("own.example.test", &own), "it has its certificate");
     assert!(answer.contains("PC02"), "its worker is away, too: {answer}");
     platform.launch();
     for edge in &edges {

@@ -9,7 +9,8 @@ mod ports;
 
 pub use certificates::{
     AcmeService, CertificateDefect, CertificateFacts, CertificateOrder, Certifier, ChallengeAnswer, ChallengeDoor,
-    DnsQuestion, DnsSeen, HostnameRow, HostnameView, IssueError, IssuedCertificate, SealedCertificate,
+    DnsQuestion, DnsSeen, HostnameRow, HostnameView, IssueError, IssuedCertificate, OpenCertificate, OpenHostname,
+    SealedCertificate,
 };
 pub use hosts::{BadHostRequest, HostCertificate, HostCertifier, HostRequest};
 pub use maintenance::{MaintenanceNotice, MaintenanceView};

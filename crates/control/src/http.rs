@@ -44,6 +44,7 @@ impl Control {
             .route("/healthz", get(platform::healthz))
             .route("/internal/catalog", get(hosts::catalog))
             .route("/internal/maintenance", get(hosts::maintenance))
+            .route("/internal/hostnames", get(hosts::hostnames))
             .route("/internal/hosts/{host}/certificate", post(hosts::certify))
             .fallback(answer::no_such_route)
             .method_not_allowed_fallback(answer::method_not_allowed)

@@ -229,7 +229,7 @@ enum Handed {
     /// Nothing: everything is as it was.
     Kept(Box<Platform>),
     /// Another process is the platform now.
-    Over(Retired),
+    Over(Box<Retired>),
 }
 
 /// A platform that has been succeeded.
@@ -281,7 +281,7 @@ impl Platform {
         let Err(error) = successor.give_way().await else {
             service::succeeded_by(successor.pid());
             self.succession.succeeded(&successor).await;
-            return Ok(Handed::Over(Retired { front, successor, records }));
+            return Ok(Handed::Over(Box::new(Retired { front, successor, records })));
         };
         self.succession.failed(&format!("{error:#}")).await;
         let lock = lock::take_back(&options.data_dir).await;

@@ -14,6 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use kit::seal::SealingKey;
 use model::{AppName, Hostname, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -63,6 +64,60 @@ impl SealedCertificate {
 impl fmt::Debug for SealedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealedCertificate").field("not_after", &self.not_after).finish_non_exhaustive()
+    }
+}
+
+/// A host name as an edge on another host is told: with its keys open, since each host seals with a key of its own.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenHostname {
+    /// The name.
+    pub hostname: Hostname,
+    /// The app that answers to it.
+    pub app: AppName,
+    /// Its certificates, the preferred one first.
+    pub certificates: Vec<OpenCertificate>,
+}
+
+/// A certificate with its private key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenCertificate {
+    /// The certificate and those that signed it, in PEM.
+    pub chain_pem: String,
+    /// The private key, in PEM.
+    pub key_pem: String,
+    /// Good from then on.
+    pub not_before: Timestamp,
+    /// Good until then.
+    pub not_after: Timestamp,
+}
+
+impl OpenHostname {
+    /// A row with its keys opened; those that do not open are left out.
+    #[must_use]
+    pub fn of(row: &HostnameRow, sealing_key: &SealingKey) -> Self {
+        let place = SealedCertificate::place(&row.hostname);
+        let open = |sealed: &SealedCertificate| {
+            let key = sealing_key.open(&place, &sealed.sealed_key).ok()?;
+            let (not_before, not_after) = (sealed.not_before, sealed.not_after);
+            let (chain_pem, key_pem) = (sealed.chain_pem.clone(), String::from_utf8(key).ok()?);
+            Some(OpenCertificate { chain_pem, key_pem, not_before, not_after })
+        };
+        let certificates = row.certificates.iter().filter_map(open).collect();
+        Self { hostname: row.hostname.clone(), app: row.app.clone(), certificates }
+    }
+
+    /// The row, with its keys sealed by this host's own key.
+    #[must_use]
+    pub fn sealed(self, sealing_key: &SealingKey) -> HostnameRow {
+        let place = SealedCertificate::place(&self.hostname);
+        let seal = |open: OpenCertificate| SealedCertificate {
+            sealed_key: sealing_key.seal(&place, open.key_pem.as_bytes()),
+            chain_pem: open.chain_pem,
+            not_before: open.not_before,
+            not_after: open.not_after,
+        };
+        let certificates = self.certificates.into_iter().map(seal).collect();
+        HostnameRow { hostname: self.hostname, app: self.app, certificates }
     }
 }
 

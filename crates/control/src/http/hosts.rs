@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use api::internal::{HostCertificate, HostRequest};
+use api::internal::{HostCertificate, HostRequest, HostnameView, MaintenanceView, OpenHostname};
 use axum::{
     Json,
     body::{self, Bytes},
@@ -12,7 +12,6 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use model::HostId;
-use serde::Serialize;
 use tokio::{sync::watch, time::timeout};
 
 use super::extract::{Body, LastPart, Params};
@@ -49,21 +48,35 @@ pub(super) async fn catalog(State(control): State<Arc<Control>>, caller: Caller,
 /// The apps in maintenance mode, for edges on other hosts: a line whenever they are others.
 pub(super) async fn maintenance(State(control): State<Arc<Control>>, caller: Caller) -> Answer<Response> {
     caller.require_admin("follow the maintenance of apps")?;
-    Ok(told(&control, views(control.maintenance())))
+    let view = |view: &MaintenanceView| serde_json::to_string(view);
+    Ok(told(&control, views(control.maintenance(), view)))
+}
+
+/// The host names that apps bring along with their certificates, keys included, for edges on other hosts: a line whenever
+/// they are others. Those ask over a connection that nobody else reads, or not at all.
+pub(super) async fn hostnames(State(control): State<Arc<Control>>, caller: Caller) -> Answer<Response> {
+    caller.require_admin("follow the host names of apps")?;
+    let sealing_key = control.ports.sealing_key.clone();
+    let open = move |view: &HostnameView| {
+        let rows: Vec<_> = view.rows.values().map(|row| OpenHostname::of(row, &sealing_key)).collect();
+        serde_json::to_string(&rows)
+    };
+    Ok(told(&control, views(control.hostnames(), open)))
 }
 
 /// Each view as a line, the present one first; `null` now and then where nothing changes.
-fn views<T: Serialize + Send + Sync + 'static>(
+fn views<T: Send + Sync + 'static>(
     mut views: watch::Receiver<Arc<T>>,
+    in_json: impl Fn(&T) -> serde_json::Result<String> + Send + Sync + 'static,
 ) -> impl stream::Stream<Item = Bytes> + Send + 'static {
     views.mark_changed();
-    stream::unfold(views, |mut views| async {
+    stream::unfold((views, in_json), |(mut views, in_json)| async {
         let line = match timeout(HEARTBEAT, views.changed()).await {
-            Ok(Ok(())) => serde_json::to_string(&**views.borrow_and_update()).ok()?,
+            Ok(Ok(())) => in_json(&views.borrow_and_update()).ok()?,
             Ok(Err(_)) => return None,
             Err(_) => "null".to_owned(),
         };
-        Some((Bytes::from(line + "\n"), views))
+        Some((Bytes::from(line + "\n"), (views, in_json)))
     })
 }
 

@@ -1,6 +1,9 @@
 //! HTTP to the platform: requests, answers, streams, and what goes wrong with them.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use api::public::ErrorBody;
 use bytes::Bytes;
@@ -37,6 +40,11 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Longest line of a stream.
 const MAX_LINE_BYTES: usize = 4 << 20;
+
+/// Addresses of carriers and overlay networks (RFC 6598).
+fn is_shared(ip: Ipv4Addr) -> bool {
+    matches!(ip.octets(), [100, 64..=127, ..])
+}
 
 impl Client {
     /// A client of the API at `url`. Nothing is sent yet.
@@ -112,6 +120,17 @@ impl Client {
             };
             std::future::ready(item)
         }))
+    }
+
+    /// Whether what is said stays between us: over TLS, within this host, or within a network of the user's own.
+    pub fn is_private(&self) -> bool {
+        let Ok(url) = reqwest::Url::parse(&self.url) else { return false };
+        let of_host = |host: &str| match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared(ip),
+            Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+            Err(_) => host == "localhost",
+        };
+        url.scheme() == "https" || url.host_str().is_some_and(of_host)
     }
 
     /// Asks for bytes and reads them as they come.
@@ -248,4 +267,33 @@ fn told(error: &dyn std::error::Error) -> String {
         innermost = cause;
     }
     innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_asked_for_where_nobody_else_listens() {
+        let is_private = |url: &str| Client::new(url, None).is_ok_and(|client| client.is_private());
+        for private in [
+            "https://api.example.com",
+            "http://127.0.0.1:4280",
+            "http://[::1]:4280",
+            "http://10.0.0.7:4280",
+            "http://100.64.0.9:4280",
+            "http://[fd00::7]:4280",
+            "http://localhost:4280",
+        ] {
+            assert!(is_private(private), "{private}");
+        }
+        for open in [
+            "http://203.0.113.7:4280",
+            "http://api.example.com",
+            "http://[2001:db8::7]:4280",
+            "http://100.128.0.1:4280",
+        ] {
+            assert!(!is_private(open), "{open}");
+        }
+    }
 }

@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::{LogSink, MaintenanceView};
+use api::internal::{HostnameView, LogSink, MaintenanceView, OpenHostname};
 use catalog::{Intake, Publisher};
 use clap::Args;
 use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance, proxy_protocol::TrustedProxy};
@@ -29,8 +29,10 @@ use futures_util::StreamExt;
 use kit::seal::SealingKey;
 use logs::{Logs, Retention};
 use model::Region;
+use serde::de::DeserializeOwned;
 use tokio::{
     signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -94,15 +96,29 @@ pub async fn run(client: Client, options: EdgeServeOptions) -> Result<()> {
     let sealing_key = SealingKey::load_or_create(&options.data_dir.join("sealing.key")).context("the sealing key")?;
     let membership = Arc::new(Membership::open(&options.data_dir, sealing_key.clone())?);
     let maintenance = Maintenance::open(options.data_dir.join("maintenance.json"));
+    let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
     let host = membership.host.clone();
-    let edge = Edge::start(edge_options(&options, &catalog, sealing_key, &membership, &maintenance)?).await?;
+    let edge = Edge::start(edge_options(&options, &catalog, &hostnames, &membership, &maintenance)?).await?;
     let (stop, client) = (CancellationToken::new(), Arc::new(client));
-    let tasks = [
+    // Until the control plane has said something, what is known stands.
+    let told = watch::Sender::new(Arc::new(HostnameView { incomplete: true, ..HostnameView::default() }));
+    let ((in_maintenance, maintenance_views), (named, named_views)) = (mpsc::channel(1), mpsc::channel(1));
+    let mut tasks = vec![
         tokio::spawn(Arc::clone(&catalog).keep(stop.clone())),
         tokio::spawn(follow(client.clone(), catalog, stop.clone())),
         tokio::spawn(membership.keep(Authority::Platform(client.clone()), stop.clone())),
-        tokio::spawn(follow_maintenance(client, maintenance, stop.clone())),
+        tokio::spawn(follow_views(client.clone(), "/internal/maintenance", in_maintenance, stop.clone())),
+        tokio::spawn(take_maintenance(maintenance, maintenance_views)),
+        tokio::spawn(hostnames.follow(told.subscribe(), stop.clone())),
     ];
+    if client.is_private() {
+        tasks.push(tokio::spawn(follow_views(client, "/internal/hostnames", named, stop.clone())));
+        tasks.push(tokio::spawn(take_hostnames(told, sealing_key, named_views)));
+    } else {
+        tracing::warn!(
+            "host names of apps are not served here: their keys would be sent in the clear; use --url https://…"
+        );
+    }
     println!("Dunlin {} edge in region {}, host {host}", env!("CARGO_PKG_VERSION"), options.region);
     println!("apps: {}", addresses(edge.http_addresses()));
     println!("ready");
@@ -125,7 +141,7 @@ fn addresses(addresses: &[SocketAddr]) -> String {
 fn edge_options(
     options: &EdgeServeOptions,
     catalog: &Publisher,
-    sealing_key: SealingKey,
+    hostnames: &Arc<Hostnames>,
     membership: &Membership,
     maintenance: &Arc<Maintenance>,
 ) -> Result<EdgeOptions> {
@@ -138,7 +154,7 @@ fn edge_options(
         region: options.region.clone(),
         keys: data.join("keys"),
         catalog: catalog.reader(),
-        hostnames: Hostnames::open(data.join("hostnames"), sealing_key),
+        hostnames: Arc::clone(hostnames),
         maintenance: Arc::clone(maintenance),
         logs: logs as Arc<dyn LogSink>,
         platform: BTreeMap::new(),
@@ -152,16 +168,21 @@ fn edge_options(
     })
 }
 
-/// Follows the apps in maintenance mode until `stop`.
-async fn follow_maintenance(client: Arc<Client>, maintenance: Arc<Maintenance>, stop: CancellationToken) {
+/// Hands on every view that the control plane tells at a path, until `stop`.
+async fn follow_views<T: DeserializeOwned + Send>(
+    client: Arc<Client>,
+    path: &'static str,
+    views: mpsc::Sender<T>,
+    stop: CancellationToken,
+) {
     let following = async {
         let mut pause = PAUSE.0;
         loop {
-            let (ended, heard) = listen_for_maintenance(&client, &maintenance).await;
+            let (ended, heard) = listen_for_views(&client, path, &views).await;
             if heard {
                 pause = PAUSE.0;
             }
-            tracing::debug!("the control plane is not heard, apps stay in maintenance mode as they are: {ended}");
+            tracing::debug!("{path} is not heard, what was heard last stands: {ended}");
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE.1);
         }
@@ -170,26 +191,47 @@ async fn follow_maintenance(client: Arc<Client>, maintenance: Arc<Maintenance>, 
 }
 
 /// Listens until nothing comes any more. Tells why, and whether anything came.
-async fn listen_for_maintenance(client: &Client, maintenance: &Arc<Maintenance>) -> (String, bool) {
+async fn listen_for_views<T: DeserializeOwned>(client: &Client, path: &str, views: &mpsc::Sender<T>) -> (String, bool) {
     let mut heard = false;
-    let mut views = match timeout(SILENCE, client.lines::<Option<MaintenanceView>>("/internal/maintenance", &[])).await
-    {
-        Ok(Ok(views)) => std::pin::pin!(views),
+    let mut lines = match timeout(SILENCE, client.lines::<Option<T>>(path, &[])).await {
+        Ok(Ok(lines)) => std::pin::pin!(lines),
         Ok(Err(failure)) => return (failure.message, heard),
         Err(_) => return ("no answer in time".into(), heard),
     };
     loop {
-        match timeout(SILENCE, views.next()).await {
+        match timeout(SILENCE, lines.next()).await {
             Ok(Some(Ok(view))) => {
                 heard = true;
-                if let Some(view) = view {
-                    maintenance.take(Arc::new(view)).await;
+                if let Some(view) = view
+                    && views.send(view).await.is_err()
+                {
+                    return ("nobody wants it".into(), heard);
                 }
             }
             Ok(Some(Err(failure))) => return (failure.message, heard),
             Ok(None) => return ("it has ended".into(), heard),
             Err(_) => return ("it has fallen silent".into(), heard),
         }
+    }
+}
+
+/// Takes what is said about maintenance mode.
+async fn take_maintenance(maintenance: Arc<Maintenance>, mut views: mpsc::Receiver<MaintenanceView>) {
+    while let Some(view) = views.recv().await {
+        maintenance.take(Arc::new(view)).await;
+    }
+}
+
+/// Takes what is said about host names, with this host's own key on theirs.
+async fn take_hostnames(
+    told: watch::Sender<Arc<HostnameView>>,
+    sealing_key: SealingKey,
+    mut views: mpsc::Receiver<Vec<OpenHostname>>,
+) {
+    while let Some(view) = views.recv().await {
+        let rows = view.into_iter().map(|open| (open.hostname.clone(), Arc::new(open.sealed(&sealing_key)))).collect();
+        let generation = told.borrow().generation + 1;
+        told.send_replace(Arc::new(HostnameView { generation, rows, incomplete: false }));
     }
 }
 

@@ -68,7 +68,8 @@ impl Certifier for Issuer {
 
     async fn issue(&self, order: &CertificateOrder) -> Result<IssuedCertificate, IssueError> {
         self.orders.fetch_add(1, Ordering::SeqCst);
-        if let Some(error) = self.refuses.lock().unwrap().clone() {
+        let refuses = self.refuses.lock().unwrap().clone();
+        if let Some(error) = refuses {
             return Err(error);
         }
         let hostname = &order.hostname;
