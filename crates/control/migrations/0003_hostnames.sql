@@ -33,5 +33,7 @@ CREATE TABLE certificates (
     issuer      TEXT    NOT NULL,
     key_kind    TEXT    NOT NULL,
     created_at  INTEGER NOT NULL,
+    -- When another one is ordered, for one that was.
+    renew_at    INTEGER,
     PRIMARY KEY (hostname_id, source)
 ) STRICT;

@@ -79,24 +79,31 @@ impl Control {
     }
 
     async fn keep(&self, name: &NameRow) -> Result<(), Error> {
+        let picked = name.next_at;
         let Some(name) = self.look_at_dns(name).await? else { return Ok(()) };
-        let certificates = hostnames::certificates(self.store.reader(), name.id).await?;
-        let ordered = certificates.iter().find(|it| it.source == Source::Acme.as_str());
         if name.proven_at.is_none() {
             let next_at = timing::after_look(unix_ms(), name.failures, noise());
-            return self.note(&name, next_at, name.failures + 1, None).await;
+            return self.rest(&name, picked, next_at, name.failures + 1).await;
         }
         if !name.acme {
-            return self.note(&name, unix_ms() + day(), 0, None).await;
+            return self.rest(&name, picked, unix_ms() + day(), 0).await;
         }
+        let certificates = hostnames::certificates(self.store.reader(), name.id).await?;
+        let ordered = certificates.iter().find(|it| it.source == Source::Acme.as_str());
         let due = match ordered {
             None => 0,
-            Some(certificate) => self.renewal_of(certificate).await,
+            Some(certificate) => self.note_renewal(&name, certificate).await?,
         };
         if due <= unix_ms() {
             return self.order(&name, ordered).await;
         }
-        self.note(&name, due.min(unix_ms() + day()), 0, None).await
+        self.rest(&name, picked, due.min(unix_ms() + day()), 0).await
+    }
+
+    async fn rest(&self, name: &NameRow, picked: i64, next_at: u64, failures: u32) -> Result<(), Error> {
+        let mut tx = self.store.begin().await?;
+        hostnames::set_next_since(&mut tx, name.id, picked, next_at, failures).await?;
+        self.store.commit(tx).await
     }
 
     /// Asks DNS, and notes whose the name is. Nothing if it has been removed meanwhile.
@@ -131,12 +138,16 @@ impl Control {
         Ok(true)
     }
 
-    /// When an ordered certificate is to be renewed.
-    pub(crate) async fn renewal_of(&self, certificate: &CertificateRow) -> u64 {
+    /// When an ordered certificate is to be renewed, by what its issuer says now.
+    async fn note_renewal(&self, name: &NameRow, certificate: &CertificateRow) -> Result<u64, Error> {
         let window = self.ports.certifier.renewal_window(&certificate.chain_pem).await;
         // The same each time, so that a look in between does not move it.
         let noise = certificate.not_after as u32 ^ (certificate.created_at as u32).rotate_left(16);
-        timing::renewal(certificate.not_before, certificate.not_after, window, noise)
+        let at = timing::renewal(certificate.not_before, certificate.not_after, window, noise);
+        let mut tx = self.store.begin().await?;
+        hostnames::set_renewal(&mut tx, name.id, at).await?;
+        self.store.commit(tx).await?;
+        Ok(at)
     }
 
     async fn order(&self, name: &NameRow, before: Option<&CertificateRow>) -> Result<(), Error> {
@@ -175,22 +186,11 @@ impl Control {
     async fn note_failed_order(&self, name: &NameRow, error: &IssueError) -> Result<(), Error> {
         tracing::warn!(hostname = %name.hostname, "no certificate was issued: {error}");
         let (now, failures) = (unix_ms(), name.failures + 1);
-        let failure =
-            Failure { code: error.code().into(), message: error.to_string(), remedy: error.remedy().into(), at: now };
+        let failure = Failure::of(error, now);
         let next_at = timing::after_order(now, failures, error, noise());
-        self.note(name, next_at, failures, Some((&failure, error))).await
-    }
-
-    async fn note(
-        &self,
-        name: &NameRow,
-        next_at: u64,
-        failures: u32,
-        failed: Option<(&Failure, &IssueError)>,
-    ) -> Result<(), Error> {
-        let limited = failed.filter(|(_, error)| matches!(error, IssueError::RateLimited { .. })).map(|_| next_at);
+        let limited = matches!(error, IssueError::RateLimited { .. }).then_some(next_at);
         let mut tx = self.store.begin().await?;
-        hostnames::set_next(&mut tx, name.id, next_at, failures, failed.map(|(failure, _)| failure), limited).await?;
+        hostnames::set_next(&mut tx, name.id, next_at, failures, Some(&failure), limited).await?;
         self.store.commit(tx).await
     }
 

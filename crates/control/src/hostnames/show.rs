@@ -1,7 +1,7 @@
 //! Host names as clients see them.
 
 use api::{
-    internal::DnsSeen,
+    internal::{AcmeService, DnsSeen, IssueError},
     public::certificates::{
         Certificate, CertificateDetail, CertificateSummary, CertificateValidation, DnsRecords, IssuedCertificate,
         ValidationError,
@@ -12,7 +12,7 @@ use kit::clock::{rfc3339, unix_ms};
 use crate::{
     Control,
     error::Error,
-    store::hostnames::{self, CertificateRow, NameRow, Source},
+    store::hostnames::{self, CertificateRow, Failure, NameRow, Source},
 };
 
 impl Control {
@@ -20,14 +20,13 @@ impl Control {
     pub(super) async fn show_certificate(&self, name: &NameRow) -> Result<Certificate, Error> {
         let certificates = hostnames::certificates(self.store.reader(), name.id).await?;
         let ordered = certificates.iter().find(|it| it.source == Source::Acme.as_str() && name.acme);
-        let renews_at = match ordered {
-            Some(certificate) => Some(rfc3339(self.renewal_of(certificate).await)),
-            None => None,
-        };
+        let renews_at = ordered.and_then(|certificate| certificate.renew_at).map(|at| rfc3339(at.unsigned_abs()));
         let (claim, seen) = (self.claim(name), name.seen());
         let says = |of: &dyn Fn(&DnsSeen) -> bool| seen.as_ref().is_some_and(of);
         let (leads_here, is_wildcard) = (says(&|seen| claim.leads_here(seen)), name.hostname.is_wildcard());
-        let failure = name.failure().map(|failure| ValidationError {
+        let is_off = name.acme && ordered.is_none() && self.ports.certifier.service() == AcmeService::Off;
+        let failure = name.failure().or_else(|| is_off.then(|| Failure::of(&IssueError::Off, unix_ms())));
+        let failure = failure.map(|failure| ValidationError {
             code: failure.code,
             message: failure.message,
             remediation: failure.remedy,

@@ -1,6 +1,6 @@
 //! Host names that apps bring along, and their certificates.
 
-use api::internal::{CertificateFacts, DnsSeen, SealedCertificate};
+use api::internal::{CertificateFacts, DnsSeen, IssueError, SealedCertificate};
 use model::{AppName, Hostname, OrgSlug, Timestamp};
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteExecutor;
@@ -25,6 +25,7 @@ pub(crate) struct NameRow {
     seen: Option<String>,
     pub checked_at: Option<i64>,
     pub reaches_edge: bool,
+    pub next_at: i64,
     pub failures: u32,
     failure: Option<String>,
     pub rate_limited_until: Option<i64>,
@@ -51,6 +52,13 @@ pub(crate) struct Failure {
     pub at: u64,
 }
 
+impl Failure {
+    /// A failed order.
+    pub(crate) fn of(error: &IssueError, at: u64) -> Self {
+        Self { code: error.code().into(), message: error.to_string(), remedy: error.remedy().into(), at }
+    }
+}
+
 /// A certificate of a host name.
 #[derive(Debug, Clone, sqlx::FromRow)]
 pub(crate) struct CertificateRow {
@@ -66,6 +74,7 @@ pub(crate) struct CertificateRow {
     pub key_kind: String,
     #[sqlx(try_from = "i64")]
     pub created_at: u64,
+    pub renew_at: Option<i64>,
 }
 
 impl CertificateRow {
@@ -102,7 +111,7 @@ macro_rules! select_name {
     ($condition:literal) => {
         concat!(
             "SELECT h.id, a.name AS app, o.slug AS org, h.hostname, h.acme, h.created_at, h.proven_at, h.seen,
-                    h.checked_at, h.reaches_edge, h.failures, h.failure, h.rate_limited_until
+                    h.checked_at, h.reaches_edge, h.next_at, h.failures, h.failure, h.rate_limited_until
              FROM hostnames h JOIN apps a ON a.id = h.app_id JOIN orgs o ON o.id = a.org_id WHERE ",
             $condition
         )
@@ -212,6 +221,20 @@ pub(crate) async fn set_next(
     Ok(())
 }
 
+/// When the keeper looks again, after so many looks in vain, unless it has been hurried since `picked`.
+pub(crate) async fn set_next_since(
+    tx: &mut Tx,
+    id: i64,
+    picked: i64,
+    next_at: u64,
+    failures: u32,
+) -> Result<(), Error> {
+    let sql = "UPDATE hostnames SET next_at = ?, failures = ?, failure = NULL, rate_limited_until = NULL
+               WHERE id = ? AND next_at = ?";
+    sqlx::query(sql).bind(to_i64(next_at)).bind(failures).bind(id).bind(picked).execute(&mut **tx).await?;
+    Ok(())
+}
+
 /// Has the keeper look at once.
 pub(crate) async fn hurry(tx: &mut Tx, id: i64, now: u64) -> Result<(), Error> {
     sqlx::query("UPDATE hostnames SET next_at = ? WHERE id = ?").bind(to_i64(now)).bind(id).execute(&mut **tx).await?;
@@ -261,6 +284,13 @@ pub(crate) async fn put_certificate(
         .bind(to_i64(now))
         .execute(&mut **tx)
         .await?;
+    Ok(())
+}
+
+/// When an ordered certificate is to be renewed.
+pub(crate) async fn set_renewal(tx: &mut Tx, id: i64, at: u64) -> Result<(), Error> {
+    let sql = "UPDATE certificates SET renew_at = ? WHERE hostname_id = ? AND source = 'acme'";
+    sqlx::query(sql).bind(to_i64(at)).bind(id).execute(&mut **tx).await?;
     Ok(())
 }
 
