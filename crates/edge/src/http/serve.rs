@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use http::HeaderValue;
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
@@ -60,6 +61,8 @@ pub struct Client {
 pub struct Secured {
     /// The server name of the handshake, in lower case.
     pub name: Option<String>,
+    /// Both have agreed to speak HTTP/2 and nothing else (RFC 9113, 3.2).
+    pub is_http2: bool,
 }
 
 impl Client {
@@ -145,9 +148,13 @@ pub fn serve(context: Arc<Context>, stream: impl Stream + 'static, client: Clien
 
 async fn converse(context: Arc<Context>, stream: AnyStream, client: Arc<Client>) {
     let _entered = context.connections.enter(&client.connection);
-    let served = tokio::select! {
-        served = connection::serve(&context, stream, &client) => served,
-        () = context.aborting.cancelled() => return,
+    let served = if client.secured.as_ref().is_some_and(|secured| secured.is_http2) {
+        Served::Http2(Prefixed::new(Bytes::new(), stream))
+    } else {
+        tokio::select! {
+            served = connection::serve(&context, stream, &client) => served,
+            () = context.aborting.cancelled() => return,
+        }
     };
     if let Served::Http2(stream) = served {
         // By address: most connections never need this room.

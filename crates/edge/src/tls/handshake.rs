@@ -103,7 +103,9 @@ async fn go_on(
     let goes_on: BoxFuture<'_, ()> = match opened {
         Some(Ok(Opened::Here(mut stream, then))) => {
             context.handshakes.done(stream.get_ref().1.protocol_version(), began.elapsed());
-            let (client, context) = (Client::new(peer, local, port, Some(Secured { name })), context.clone());
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+            let secured = Secured { name, is_http2 };
+            let (client, context) = (Client::new(peer, local, port, Some(secured)), context.clone());
             match then {
                 Then::Http(Some(app)) if stream::enter(&context, &app, &mut *stream, &client).is_err() => return,
                 Then::Http(_) => http::serve(context, *stream, client),

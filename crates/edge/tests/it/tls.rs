@@ -284,3 +284,17 @@ async fn openssl_finds_nothing_that_a_scanner_would_report() {
         assert!(text.contains(said), "{name} {flags:?}: {said}: {text}");
     }
 }
+
+#[tokio::test]
+async fn who_has_agreed_on_http_2_gets_no_answer_in_http_1() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let program = machine.run(says("hello")).await;
+    world.know(&[&machine]).await;
+    let mut stream = connect(client(&world, &["h2"]), world.https(), &host("shop")).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n").await.unwrap();
+    let mut said = Vec::new();
+    let _ = within(stream.read_to_end(&mut said)).await;
+    assert!(!said.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&said));
+    assert_eq!(program.accepted(), 0);
+}
