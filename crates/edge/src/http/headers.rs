@@ -39,6 +39,10 @@ const OURS: [&str; 11] = [
     "x-url-scheme",
 ];
 
+/// Nobody but the message's own framing says where it ends; a server that cannot tell `Content_Length` from `Content-Length`
+/// would read another message.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
 /// By these a client may say which machine it wants.
 const CLIENTS: [&str; 5] = [
     "fly-force-instance-id",
@@ -231,8 +235,11 @@ pub fn is_ours(name: &HeaderName) -> bool {
 /// looked at as they see it.
 fn is_forged(name: &str) -> bool {
     // Of the names that matter each begins with one of these letters.
-    if !name.starts_with(['d', 'f', 'x']) {
+    if !name.starts_with(['c', 'd', 'f', 't', 'x']) {
         return false;
+    }
+    if FRAMING.iter().any(|framing| reads_like(name, framing)) {
+        return !FRAMING.contains(&name);
     }
     let is_clients = CLIENTS.iter().any(|clients| reads_like(name, clients));
     let is_ours = || OURS.iter().any(|ours| reads_like(name, ours));
@@ -291,11 +298,17 @@ mod tests {
         {
             assert!(is_forged(forged), "{forged}");
         }
-        for forged in ["x_forwarded_for", "fly_prefer_region", "dunlin-error", "x-url_scheme"] {
+        for forged in [
+            "x_forwarded_for",
+            "fly_prefer_region",
+            "dunlin-error",
+            "x-url_scheme",
+            "content_length",
+            "transfer_encoding",
+        ] {
             assert!(is_forged(forged), "{forged}");
         }
-        for allowed in
-            ["x-forwarded-for", "fly-prefer-region", "butterfly-net", "traceparent", "x-request-id", "x_custom"]
+        for allowed in ["x-forwarded-for", "content-length", "content_type", "traceparent", "x-request-id", "x_custom"]
         {
             assert!(!is_forged(allowed), "{allowed}");
         }

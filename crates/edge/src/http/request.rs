@@ -176,9 +176,19 @@ fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
 fn prepare<B>(request: &mut Request<B>, common: &ClientFields, host: &Host, id: &RequestId) {
     let version = request.version();
     headers::to_machine(request.headers_mut(), version, common, host, id);
-    let path = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(path);
+    *request.uri_mut() = Uri::from(origin_form(request.uri()));
     *request.version_mut() = Version::HTTP_11;
+}
+
+/// The target in origin form. An empty path is the root (RFC 9112, 3.2.1).
+fn origin_form(uri: &Uri) -> PathAndQuery {
+    match uri.path_and_query() {
+        None => PathAndQuery::from_static("/"),
+        Some(path) if path.as_str().starts_with('?') => {
+            format!("/{}", path.as_str()).parse().unwrap_or(PathAndQuery::from_static("/"))
+        }
+        Some(path) => path.clone(),
+    }
 }
 
 /// What the gate says.

@@ -40,6 +40,8 @@ enum Stage {
     DataEnd,
     Trailers,
     Ended,
+    /// It could not be read: where it ends, and what follows it, nobody knows.
+    Broken,
 }
 
 /// What was at the beginning of what came.
@@ -64,6 +66,9 @@ pub enum BadContent {
     /// The trailers cannot be read.
     #[error("trailers: {0}")]
     Trailers(#[from] BadHead),
+    /// Something before it could not be read.
+    #[error("what came before it cannot be read")]
+    Broken,
     /// The connection ended too early.
     #[error("the connection ended in the middle of the content")]
     CutOff,
@@ -123,11 +128,17 @@ impl Decoder {
         }
     }
 
-    /// Takes what is at the beginning of `inbox`.
+    /// Takes what is at the beginning of `inbox`. After a failure there is nothing more to take: content that was taken for
+    /// framing would be somebody's request.
     pub fn next(&mut self, inbox: &mut BytesMut) -> Result<Piece, BadContent> {
+        self.take_next(inbox).inspect_err(|_| self.stage = Stage::Broken)
+    }
+
+    fn take_next(&mut self, inbox: &mut BytesMut) -> Result<Piece, BadContent> {
         loop {
             match self.stage {
                 Stage::Ended => return Ok(Piece::End),
+                Stage::Broken => return Err(BadContent::Broken),
                 _ if inbox.is_empty() => return Ok(Piece::More),
                 Stage::ToClose => return Ok(Piece::Data(inbox.split().freeze())),
                 Stage::Length(rest) => {
@@ -242,8 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_content_that_cannot_be_read_is_never_taken_for_anything() {
+        let long = format!("3d;a={}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n", "x".repeat(5000));
+        for bad in [long.as_str(), "3d x\r\n0\r\n\r\nGET", "x\r\n0\r\n\r\n", "0\r\nX y\r\n\r\n0\r\n\r\n"] {
+            let (mut decoder, mut inbox) = (Decoder::new(Framing::Chunked), BytesMut::from(bad));
+            assert!(decoder.next(&mut inbox).is_err(), "{bad:?}");
+            let left = inbox.len();
+            for _ in 0..3 {
+                assert_eq!(decoder.next(&mut inbox), Err(BadContent::Broken), "{bad:?}");
+            }
+            assert!(!decoder.is_ended() && inbox.len() == left && decoder.cut_off().is_err());
+        }
+    }
+
+    #[test]
     fn chunks_that_can_be_read_in_two_ways_are_refused() {
         for bad in [
+            "0\r\n\n\r\nGET / HTTP/1.1\r\n\r\n",
+            "0\r\nX: y\n\nGET / HTTP/1.1\r\n\r\n",
             "3\nabc\r\n0\r\n\r\n",
             "3\r\nabc\n0\r\n\r\n",
             "3\r\nabcd\r\n0\r\n\r\n",

@@ -175,7 +175,9 @@ pub fn take_answer(
 pub fn trailers(section: &Bytes) -> Result<HeaderMap, BadHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(section, &mut fields)? {
-        httparse::Status::Complete((_, fields)) => fields_of(section, fields, 0),
+        // It ends at its first empty line, however that is written.
+        httparse::Status::Complete((length, fields)) if length == section.len() => fields_of(section, fields, 0),
+        httparse::Status::Complete(_) => Err(BadHead::Syntax("an empty line of its trailers does not end as it must")),
         httparse::Status::Partial => Err(BadHead::Syntax("its trailers do not end")),
     }
 }

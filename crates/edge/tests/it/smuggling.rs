@@ -246,3 +246,49 @@ async fn fields_of_http_2_cannot_frame_an_http_1_request() {
     let seen = seen.lock().unwrap();
     assert!(seen.iter().all(|line| !line.starts_with("GET /smuggled")), "{seen:?}");
 }
+
+#[tokio::test]
+async fn the_content_of_chunks_that_cannot_be_read_is_never_taken_for_requests() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let (program, seen) = recorder();
+    let _program = machine.run(program).await;
+    world.know(&[&machine]).await;
+    let host = host("shop");
+    let inside = format!("0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let size = format!("{:x}", inside.len());
+    let pipelined = format!("GET /smuggled HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for bad in [
+        format!("{size};a={}\r\n{inside}\r\n0\r\n\r\n", "x".repeat(5000)),
+        format!("{size};a=\rb\r\n{inside}\r\n0\r\n\r\n"),
+        format!("{size} x\r\n{inside}\r\n0\r\n\r\n"),
+        format!("fffffffffffffffffff\r\n{inside}\r\n0\r\n\r\n"),
+        format!("0\r\nX y\r\n\r\n{pipelined}"),
+        format!("0\r\n\n{pipelined}"),
+        format!("0\r\nX: y\n\n{pipelined}"),
+    ] {
+        let mut client = TcpStream::connect(world.http()).await.unwrap();
+        let head = format!("POST /p HTTP/1.1\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n");
+        client.write_all(format!("{head}{bad}{pipelined}").as_bytes()).await.unwrap();
+        let mut said = Vec::new();
+        let _ = within(client.read_to_end(&mut said)).await;
+        let said = String::from_utf8_lossy(&said);
+        assert!(said.matches("HTTP/1.1 ").count() <= 1 && !said.starts_with("HTTP/1.1 2"), "{bad:?}: {said}");
+    }
+    assert_eq!(*seen.lock().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_target_without_a_path_asks_for_the_root() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let _program = machine.run(mirror()).await;
+    world.know(&[&machine]).await;
+    let mut client = TcpStream::connect(world.http()).await.unwrap();
+    let request =
+        "GET http://shop.dunlin.localhost?x=1 HTTP/1.1\r\nHost: shop.dunlin.localhost\r\nConnection: close\r\n\r\n";
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    within(client.read_to_string(&mut said)).await.unwrap();
+    assert!(said.contains("target: /?x=1"), "{said}");
+}
