@@ -156,6 +156,11 @@ fn wanted(hostname: &str, wanted: &DnsRequirements) -> Vec<String> {
         lines.push("Let the name lead here, by addresses or by an alias:".to_owned());
         lines.extend(wanted.a.iter().map(|address| record("A", hostname, address)));
         lines.extend(wanted.aaaa.iter().map(|address| record("AAAA", hostname, address)));
+        if wanted.a.is_empty() && wanted.aaaa.is_empty() {
+            lines.push(
+                "  (the platform does not know its addresses: `dunlin serve --public-address` tells it)".to_owned(),
+            );
+        }
         lines.push(record("CNAME", hostname, &wanted.cname));
         lines.push("To prove it before it leads here, or where other apps claim it, one of:".to_owned());
     } else {
@@ -212,6 +217,9 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        assert!(!said.contains("--public-address"), "{said}");
+        shown.dns_requirements.a.clear();
+        assert!(text(&shown).contains("--public-address"));
         shown.hostname = "*.example.com".into();
         let said = text(&shown);
         assert!(said.contains("certs check '*.example.com'") && !said.contains("203.0.113.7"), "{said}");
