@@ -20,7 +20,11 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Read {
         loop {
             if let Some((mut decoder, mut request)) = content.take() {
                 match decoder.next(&mut inbox) {
-                    Err(_) => return (requests, true),
+                    Err(_) => {
+                        // Nothing of what follows is taken for anything.
+                        assert!(decoder.next(&mut inbox).is_err() && !decoder.is_ended());
+                        return (requests, true);
+                    }
                     Ok(Piece::End) => requests.push(request),
                     Ok(Piece::More) => {
                         content = Some((decoder, request));

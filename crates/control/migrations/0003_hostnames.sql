@@ -14,9 +14,9 @@ CREATE TABLE hostnames (
     -- When the keeper looks at it again, and how often in a row it was in vain.
     next_at            INTEGER NOT NULL,
     failures           INTEGER NOT NULL DEFAULT 0,
-    -- What went wrong last.
+    -- What went wrong last, and before when its issuer is not asked again, whoever is in a hurry.
     failure            TEXT,
-    rate_limited_until INTEGER,
+    no_order_before    INTEGER,
     UNIQUE (app_id, hostname)
 ) STRICT;
 CREATE UNIQUE INDEX hostnames_owner ON hostnames (hostname) WHERE proven_at IS NOT NULL;

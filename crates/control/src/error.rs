@@ -49,7 +49,7 @@ pub enum Error {
     /// There is no such thing, or the caller may not know of it.
     #[error("{kind} not found: {name}")]
     NotFound {
-        /// `app`, `machine`, `release`, `deployment`, `secret`, `lease`, `organization`, `token`.
+        /// `app`, `machine`, `release`, `deployment`, `secret`, `lease`, `organization`, `token`, `host name`.
         kind: &'static str,
         /// What was asked for.
         name: String,

@@ -24,9 +24,6 @@ use crate::{
     },
 };
 
-/// Issuers allow a few failed validations an hour, so that one is not repeated sooner than after five minutes.
-const PATIENCE_MS: u64 = 5 * 60 * 1000;
-const FAILED: &str = "validation_failed";
 /// So many host names may an app have.
 const MAX_PER_APP: usize = 500;
 /// The longest chain or key that is imported, in bytes.
@@ -111,16 +108,10 @@ impl Control {
     pub(crate) async fn check_certificate(&self, app: &AppRow, hostname: &str) -> Result<Certificate, Error> {
         let name = self.name_row(app, hostname).await?;
         let looked = self.look_at_dns(&name).await?.ok_or_else(|| Error::not_found("host name", hostname))?;
-        let now = unix_ms();
-        // An issuer that limits, or has just looked in vain, is not asked sooner for that.
-        let limits = looked.rate_limited_until.is_some_and(|until| until.unsigned_abs() > now);
-        let failed = looked.failure().is_some_and(|failure| failure.code == FAILED && failure.at + PATIENCE_MS > now);
-        if !limits && !failed {
-            let mut tx = self.store.begin().await?;
-            hostnames::hurry(&mut tx, looked.id, now).await?;
-            self.store.commit(tx).await?;
-            self.hostname_news.notify_one();
-        }
+        let mut tx = self.store.begin().await?;
+        hostnames::hurry(&mut tx, looked.id, unix_ms()).await?;
+        self.store.commit(tx).await?;
+        self.hostname_news.notify_one();
         self.show_certificate(&looked).await
     }
 

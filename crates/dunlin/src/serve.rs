@@ -13,7 +13,7 @@ mod edge_alone;
 mod front;
 mod lock;
 mod membership;
-mod resolvers;
+mod network;
 mod rooms;
 mod service;
 mod takeover;
@@ -341,7 +341,7 @@ impl ServeOptions {
 
     /// Where this platform is reached from everywhere.
     fn public_addresses(&self) -> Vec<IpAddr> {
-        if self.public_address.is_empty() { resolvers::own_addresses() } else { self.public_address.clone() }
+        if self.public_address.is_empty() { network::own_addresses() } else { self.public_address.clone() }
     }
 
     /// How certificates are ordered, if they are.

@@ -49,16 +49,16 @@ impl Maintenance {
                         return;
                     }
                     let view = views.borrow_and_update().clone();
-                    self.take(view).await;
+                    self.apply(view);
+                    self.save().await;
                 }
             }
         }
     }
 
-    /// Holds from now on, and is kept on the disk.
-    pub async fn take(self: &Arc<Self>, view: Arc<MaintenanceView>) {
-        self.apply(view);
-        self.save().await;
+    /// What holds now.
+    pub fn view(&self) -> Arc<MaintenanceView> {
+        self.view.load_full()
     }
 
     /// Holds from now on.

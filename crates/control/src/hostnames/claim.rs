@@ -7,6 +7,9 @@
 //! | `_fly-ownership.<name>` `TXT` with `app-<app>` or `org-<org>` | this app's, or its organization's | wins |
 //! | `A`, `AAAA` to the platform's addresses, which all apps share | somebody's here | whoever came first |
 //!
+//! An address proves nothing below a name that another organization owns: where `*.example.com` leads here for one, a
+//! neighbor could claim every name under it.
+//!
 //! What one app has proven stays its own while DNS is silent or says nothing of others.
 
 use std::net::IpAddr;
@@ -116,6 +119,20 @@ impl Claim<'_> {
         }
     }
 
+    /// How well it is proven, where a name above it is another organization's or not.
+    pub(crate) fn proof_below(&self, seen: &DnsSeen, is_below_anothers: bool) -> Proof {
+        match self.proof(seen) {
+            Proof::Place if is_below_anothers => Proof::None,
+            proof => proof,
+        }
+    }
+
+    /// The names above it, and the wildcards that stand for it or for them.
+    pub(crate) fn names_above(&self) -> Vec<String> {
+        let parents = self.base().match_indices('.').map(|(at, _)| &self.base()[at + 1..]);
+        parents.flat_map(|parent| [parent.to_owned(), format!("*.{parent}")]).collect()
+    }
+
     /// Where the text of a DNS challenge is put: at the alias's target, where the platform's operator has the say.
     pub(crate) fn acme_record(&self, seen: Option<&DnsSeen>) -> String {
         let has_alias = seen.is_some_and(|seen| self.has_acme_alias(seen));
@@ -170,6 +187,19 @@ mod tests {
             ] {
                 assert_eq!(claim.proof(&said), proof, "{said:?}");
             }
+        });
+    }
+
+    #[test]
+    fn an_address_proves_nothing_below_anothers_name() {
+        with_claim("a.shop.example.com", "shop", |claim| {
+            let above = ["shop.example.com", "*.shop.example.com", "example.com", "*.example.com", "com", "*.com"];
+            assert_eq!(claim.names_above(), above);
+            let leads_here = seen(|it| it.a = vec!["203.0.113.7".parse().unwrap()]);
+            assert_eq!(claim.proof_below(&leads_here, false), Proof::Place);
+            assert_eq!(claim.proof_below(&leads_here, true), Proof::None);
+            let named = seen(|it| it.ownership_txt = vec!["app-shop".into()]);
+            assert_eq!(claim.proof_below(&named, true), Proof::App);
         });
     }
 

@@ -8,12 +8,18 @@
 //!
 //! What is due stands in the database, so a restart goes on where the last process ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use api::internal::{CertificateOrder, DnsSeen, HostnameRow, HostnameView, IssueError, SealedCertificate};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use kit::{clock::unix_ms, report::Report};
-use tokio::time::{sleep, timeout};
+use model::{Hostname, Timestamp};
+use sqlx::SqlitePool;
+use tokio::time::sleep;
 
 use super::{
     claim::{Claim, wins},
@@ -41,16 +47,28 @@ impl Control {
         if let Err(error) = self.begin_keeping().await {
             tracing::error!("cannot look after host names: {}", Report(&error));
         }
+        let mut under_way = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
         let keeping = async {
             loop {
-                let nap = match self.keep_those_due().await {
-                    Ok(nap) => nap,
+                let nap = match self.due(&busy).await {
+                    Ok((due, nap)) => {
+                        for name in due {
+                            busy.insert(name.id);
+                            under_way.push(self.keep_one(name));
+                        }
+                        nap
+                    }
                     Err(error) => {
                         tracing::error!("cannot look after host names: {}", Report(&error));
                         REST
                     }
                 };
-                let _ = timeout(nap, self.hostname_news.notified()).await;
+                tokio::select! {
+                    Some(done) = under_way.next() => drop(busy.remove(&done)),
+                    () = self.hostname_news.notified() => {}
+                    () = sleep(nap) => {}
+                }
             }
         };
         self.stop.run_until_cancelled(keeping).await;
@@ -62,20 +80,23 @@ impl Control {
         self.store.commit(tx).await
     }
 
-    /// Works on what is due. Tells how long nothing will be.
-    async fn keep_those_due(&self) -> Result<Duration, Error> {
-        let (due, next) = hostnames::due(self.store.reader(), unix_ms(), 4 * AT_ONCE as u32).await?;
-        let any = !due.is_empty();
-        stream::iter(due)
-            .for_each_concurrent(AT_ONCE, |name| async move {
-                if let Err(error) = self.keep(&name).await {
-                    tracing::error!(hostname = %name.hostname, "cannot look after a host name: {}", Report(&error));
-                    sleep(REST).await;
-                }
-            })
-            .await;
+    /// What is due and nobody works on, as much as there is room for, and how long nothing more will be.
+    async fn due(&self, busy: &BTreeSet<i64>) -> Result<(Vec<NameRow>, Duration), Error> {
+        // Those that are worked on may still stand at the top of the list.
+        let (mut due, next) = hostnames::due(self.store.reader(), unix_ms(), 2 * AT_ONCE as u32).await?;
+        due.retain(|name| !busy.contains(&name.id));
+        due.truncate(AT_ONCE.saturating_sub(busy.len()));
         let until = next.map_or(NAP, |next| Duration::from_millis(next.saturating_sub(unix_ms())));
-        Ok(if any { Duration::ZERO } else { until.min(NAP) })
+        Ok((due, until.min(NAP)))
+    }
+
+    /// Looks after a name. Tells which it was.
+    async fn keep_one(&self, name: NameRow) -> i64 {
+        if let Err(error) = self.keep(&name).await {
+            tracing::error!(hostname = %name.hostname, "cannot look after a host name: {}", Report(&error));
+            sleep(REST).await;
+        }
+        name.id
     }
 
     async fn keep(&self, name: &NameRow) -> Result<(), Error> {
@@ -86,7 +107,7 @@ impl Control {
             return self.rest(&name, picked, next_at, name.failures + 1).await;
         }
         if !name.acme {
-            return self.rest(&name, picked, unix_ms() + day(), 0).await;
+            return self.rest(&name, picked, unix_ms() + timing::DAY, 0).await;
         }
         let certificates = hostnames::certificates(self.store.reader(), name.id).await?;
         let ordered = certificates.iter().find(|it| it.source == Source::Acme.as_str());
@@ -94,12 +115,14 @@ impl Control {
             None => 0,
             Some(certificate) => self.note_renewal(&name, certificate).await?,
         };
+        let due = due.max(name.no_order_before.map_or(0, i64::unsigned_abs));
         if due <= unix_ms() {
             return self.order(&name, ordered).await;
         }
-        self.rest(&name, picked, due.min(unix_ms() + day()), 0).await
+        self.rest(&name, picked, due.min(unix_ms() + timing::DAY), name.failures).await
     }
 
+    /// There is nothing to do for it before then.
     async fn rest(&self, name: &NameRow, picked: i64, next_at: u64, failures: u32) -> Result<(), Error> {
         let mut tx = self.store.begin().await?;
         hostnames::set_next_since(&mut tx, name.id, picked, next_at, failures).await?;
@@ -125,9 +148,10 @@ impl Control {
 
     /// Makes a name its app's own, if that is proven better than whoever has it proves it by now.
     async fn claim_by(&self, tx: &mut Tx, name: &NameRow, seen: &DnsSeen, now: u64) -> Result<bool, Error> {
-        let owner = hostnames::owner(&mut **tx, &name.hostname).await?;
+        let (claim, owner) = (self.claim(name), hostnames::owner(&mut **tx, &name.hostname).await?);
         let present = owner.as_ref().map(|owner| self.claim(owner).proof(seen));
-        if !wins(self.claim(name).proof(seen), present) {
+        let is_below_anothers = hostnames::is_anothers(tx, &claim.names_above(), &name.org).await?;
+        if !wins(claim.proof_below(seen, is_below_anothers), present) {
             return Ok(false);
         }
         if let Some(owner) = owner {
@@ -158,7 +182,7 @@ impl Control {
             replaces: before.map(|certificate| certificate.chain_pem.clone()),
         };
         let issued = self.ports.certifier.issue(&order).await.and_then(|issued| {
-            let now = model::Timestamp(unix_ms());
+            let now = Timestamp(unix_ms());
             let facts = self.ports.certifier.inspect(&name.hostname, &issued.chain_pem, &issued.key_pem, now);
             let facts =
                 facts.map_err(|defect| IssueError::Refused(format!("what it issued is of no use: {defect}")))?;
@@ -176,7 +200,7 @@ impl Control {
         if stays {
             let pair = (issued.chain_pem.as_str(), sealed.as_slice());
             hostnames::put_certificate(&mut tx, name.id, Source::Acme, pair, &facts, now).await?;
-            hostnames::set_next(&mut tx, name.id, now, 0, None, None).await?;
+            hostnames::set_issued(&mut tx, name.id, now).await?;
         }
         self.store.commit(tx).await?;
         tracing::info!(hostname = %name.hostname, issuer = facts.issuer, "a certificate was issued");
@@ -186,11 +210,12 @@ impl Control {
     async fn note_failed_order(&self, name: &NameRow, error: &IssueError) -> Result<(), Error> {
         tracing::warn!(hostname = %name.hostname, "no certificate was issued: {error}");
         let (now, failures) = (unix_ms(), name.failures + 1);
-        let failure = Failure::of(error, now);
         let next_at = timing::after_order(now, failures, error, noise());
         let limited = matches!(error, IssueError::RateLimited { .. }).then_some(next_at);
+        let failure = Failure { rate_limited_until: limited, ..Failure::of(error, now) };
+        let times = (next_at, timing::no_order_before(now, next_at, error));
         let mut tx = self.store.begin().await?;
-        hostnames::set_next(&mut tx, name.id, next_at, failures, Some(&failure), limited).await?;
+        hostnames::set_failed(&mut tx, name.id, times, failures, &failure).await?;
         self.store.commit(tx).await
     }
 
@@ -201,7 +226,7 @@ impl Control {
         Claim { hostname, app, org, domain, addresses }
     }
 
-    pub(crate) fn seal_key(&self, hostname: &model::Hostname, key_pem: &str) -> Vec<u8> {
+    pub(crate) fn seal_key(&self, hostname: &Hostname, key_pem: &str) -> Vec<u8> {
         self.ports.sealing_key.seal(&SealedCertificate::place(hostname), key_pem.as_bytes())
     }
 
@@ -221,22 +246,17 @@ impl Control {
 }
 
 /// The rows of what the edge is told.
-pub(crate) async fn view(
-    db: &sqlx::SqlitePool,
-) -> Result<std::collections::BTreeMap<model::Hostname, Arc<HostnameRow>>, Error> {
-    let names = hostnames::proven(db).await?;
-    let mut certificates = hostnames::all_certificates(db).await?;
-    let rows = names.into_iter().map(|name| {
-        let of_name = certificates.extract_if(.., |certificate| certificate.hostname_id == name.id);
-        let certificates = of_name.map(CertificateRow::sealed).collect();
+pub(crate) async fn view(db: &SqlitePool) -> Result<BTreeMap<Hostname, Arc<HostnameRow>>, Error> {
+    let mut certificates: BTreeMap<i64, Vec<SealedCertificate>> = BTreeMap::new();
+    for certificate in hostnames::all_certificates(db).await? {
+        certificates.entry(certificate.hostname_id).or_default().push(certificate.sealed());
+    }
+    let rows = hostnames::proven(db).await?.into_iter().map(|name| {
+        let certificates = certificates.remove(&name.id).unwrap_or_default();
         let row = HostnameRow { hostname: name.hostname.clone(), app: name.app, certificates };
         (name.hostname, Arc::new(row))
     });
     Ok(rows.collect())
-}
-
-fn day() -> u64 {
-    timing::DAY.as_millis() as u64
 }
 
 fn noise() -> u32 {

@@ -26,6 +26,7 @@ impl Control {
         let (leads_here, is_wildcard) = (says(&|seen| claim.leads_here(seen)), name.hostname.is_wildcard());
         let is_off = name.acme && ordered.is_none() && self.ports.certifier.service() == AcmeService::Off;
         let failure = name.failure().or_else(|| is_off.then(|| Failure::of(&IssueError::Off, unix_ms())));
+        let rate_limited_until = failure.as_ref().and_then(|failure| failure.rate_limited_until);
         let failure = failure.map(|failure| ValidationError {
             code: failure.code,
             message: failure.message,
@@ -37,7 +38,7 @@ impl Control {
             status: status(name, &certificates).into(),
             configured: status(name, &certificates) == ACTIVE,
             acme_requested: name.acme,
-            rate_limited_until: name.rate_limited_until.map(|until| rfc3339(until.unsigned_abs())),
+            rate_limited_until: rate_limited_until.map(rfc3339),
             certificates: certificates.iter().map(|certificate| detail(name, certificate)).collect(),
             validation: CertificateValidation {
                 dns_configured: leads_here || says(&|seen| claim.has_acme_alias(seen)),

@@ -11,10 +11,12 @@ const LOOK: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs
 const ORDER: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(6 * 3600));
 /// A failed validation is not repeated sooner.
 const VALIDATION: Duration = Duration::from_secs(15 * 60);
+/// Nor, if a user asks for it, sooner than this.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// An issuer that limits without saying until when is left alone for so long.
 const LIMITED: Duration = Duration::from_secs(3600);
-/// What has nothing to wait for is looked at once a day all the same.
-pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
+/// What has nothing to wait for is looked at once a day all the same, in milliseconds.
+pub(crate) const DAY: u64 = 24 * 3_600_000;
 
 /// When an unproven name is looked at again, after so many looks in vain.
 pub(crate) fn after_look(now: u64, failures: u32, noise: u32) -> u64 {
@@ -30,6 +32,15 @@ pub(crate) fn after_order(now: u64, failures: u32, error: &IssueError, noise: u3
         }
         IssueError::Validation { .. } => later(now, pause.max(VALIDATION), noise),
         _ => later(now, pause, noise),
+    }
+}
+
+/// Before when nothing is ordered after a failure, whoever is in a hurry: issuers say so, and count failed validations.
+pub(crate) fn no_order_before(now: u64, next_at: u64, error: &IssueError) -> u64 {
+    match error {
+        IssueError::RateLimited { .. } => next_at,
+        IssueError::Validation { .. } => now + ms(PATIENCE),
+        _ => now,
     }
 }
 
@@ -50,8 +61,12 @@ fn doubled((first, most): (Duration, Duration), times: u32) -> Duration {
 
 /// So much later, and up to a quarter more.
 fn later(now: u64, pause: Duration, noise: u32) -> u64 {
-    let pause = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX / 2);
+    let pause = ms(pause);
     now + pause + part(pause / 4, noise)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
 fn part(whole: u64, noise: u32) -> u64 {
@@ -91,6 +106,9 @@ mod tests {
         assert_eq!(after_order(1000, 1, &limited(None), 0), 1000 + 3_600_000);
         let failed = IssueError::Validation { method: "http-01", reason: String::new() };
         assert_eq!(after_order(0, 1, &failed, 0), 900_000);
+        assert_eq!(no_order_before(1000, 900_000, &failed), 301_000);
+        assert_eq!(no_order_before(1000, 900_000, &limited(None)), 900_000);
+        assert_eq!(no_order_before(1000, 900_000, &IssueError::Off), 1000);
     }
 
     #[test]

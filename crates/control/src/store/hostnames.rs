@@ -28,7 +28,7 @@ pub(crate) struct NameRow {
     pub next_at: i64,
     pub failures: u32,
     failure: Option<String>,
-    pub rate_limited_until: Option<i64>,
+    pub no_order_before: Option<i64>,
 }
 
 impl NameRow {
@@ -50,12 +50,15 @@ pub(crate) struct Failure {
     pub message: String,
     pub remedy: String,
     pub at: u64,
+    /// The issuer wants not to be asked before.
+    pub rate_limited_until: Option<u64>,
 }
 
 impl Failure {
     /// A failed order.
     pub(crate) fn of(error: &IssueError, at: u64) -> Self {
-        Self { code: error.code().into(), message: error.to_string(), remedy: error.remedy().into(), at }
+        let (code, message, remedy) = (error.code().into(), error.to_string(), error.remedy().into());
+        Self { code, message, remedy, at, rate_limited_until: None }
     }
 }
 
@@ -111,7 +114,7 @@ macro_rules! select_name {
     ($condition:literal) => {
         concat!(
             "SELECT h.id, a.name AS app, o.slug AS org, h.hostname, h.acme, h.created_at, h.proven_at, h.seen,
-                    h.checked_at, h.reaches_edge, h.next_at, h.failures, h.failure, h.rate_limited_until
+                    h.checked_at, h.reaches_edge, h.next_at, h.failures, h.failure, h.no_order_before
              FROM hostnames h JOIN apps a ON a.id = h.app_id JOIN orgs o ON o.id = a.org_id WHERE ",
             $condition
         )
@@ -138,6 +141,14 @@ pub(crate) async fn by_id(db: impl SqliteExecutor<'_>, id: i64) -> Result<Option
 pub(crate) async fn owner(db: impl SqliteExecutor<'_>, hostname: &Hostname) -> Result<Option<NameRow>, Error> {
     let sql = select_name!("h.hostname = ? AND h.proven_at IS NOT NULL");
     Ok(sqlx::query_as(sql).bind(hostname.as_str()).fetch_optional(db).await?)
+}
+
+/// Whether another organization has proven that one of these names is its own.
+pub(crate) async fn is_anothers(tx: &mut Tx, names: &[String], org: &OrgSlug) -> Result<bool, Error> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM hostnames h JOIN apps a ON a.id = h.app_id JOIN orgs o ON o.id = a.org_id
+               WHERE h.proven_at IS NOT NULL AND o.slug <> ? AND h.hostname IN (SELECT value FROM json_each(?)))";
+    let names = super::to_json(&names);
+    Ok(sqlx::query_scalar(sql).bind(org.as_str()).bind(names).fetch_one(&mut **tx).await?)
 }
 
 /// All that have been proven.
@@ -173,7 +184,7 @@ pub(crate) async fn delete(tx: &mut Tx, id: i64) -> Result<(), Error> {
 
 /// No more certificates are ordered for it.
 pub(crate) async fn order_none(tx: &mut Tx, id: i64) -> Result<(), Error> {
-    let sql = "UPDATE hostnames SET acme = 0, failures = 0, failure = NULL, rate_limited_until = NULL WHERE id = ?";
+    let sql = "UPDATE hostnames SET acme = 0, failures = 0, failure = NULL WHERE id = ?";
     sqlx::query(sql).bind(id).execute(&mut **tx).await?;
     Ok(())
 }
@@ -190,9 +201,9 @@ pub(crate) async fn set_seen(tx: &mut Tx, id: i64, seen: &DnsSeen, reaches_edge:
     Ok(())
 }
 
-/// Whether it is its app's own.
+/// Whether it is its app's own. Either way what was in vain before is over.
 pub(crate) async fn set_proven(tx: &mut Tx, id: i64, at: Option<u64>) -> Result<(), Error> {
-    sqlx::query("UPDATE hostnames SET proven_at = ? WHERE id = ?")
+    sqlx::query("UPDATE hostnames SET proven_at = ?, failures = 0 WHERE id = ?")
         .bind(at.map(to_i64))
         .bind(id)
         .execute(&mut **tx)
@@ -200,24 +211,30 @@ pub(crate) async fn set_proven(tx: &mut Tx, id: i64, at: Option<u64>) -> Result<
     Ok(())
 }
 
-/// When the keeper looks again, and after which failures.
-pub(crate) async fn set_next(
+/// An order failed: when the keeper looks again, after how many failures, and before when nothing is ordered.
+pub(crate) async fn set_failed(
     tx: &mut Tx,
     id: i64,
-    next_at: u64,
+    (next_at, no_order_before): (u64, u64),
     failures: u32,
-    failure: Option<&Failure>,
-    rate_limited_until: Option<u64>,
+    failure: &Failure,
 ) -> Result<(), Error> {
-    let sql = "UPDATE hostnames SET next_at = ?, failures = ?, failure = ?, rate_limited_until = ? WHERE id = ?";
+    let sql = "UPDATE hostnames SET next_at = ?, no_order_before = ?, failures = ?, failure = ? WHERE id = ?";
     sqlx::query(sql)
         .bind(to_i64(next_at))
+        .bind(to_i64(no_order_before))
         .bind(failures)
-        .bind(failure.map(super::to_json))
-        .bind(rate_limited_until.map(to_i64))
+        .bind(super::to_json(failure))
         .bind(id)
         .execute(&mut **tx)
         .await?;
+    Ok(())
+}
+
+/// An order succeeded: the keeper looks at once when the next one is due.
+pub(crate) async fn set_issued(tx: &mut Tx, id: i64, now: u64) -> Result<(), Error> {
+    let sql = "UPDATE hostnames SET next_at = ?, no_order_before = NULL, failures = 0, failure = NULL WHERE id = ?";
+    sqlx::query(sql).bind(to_i64(now)).bind(id).execute(&mut **tx).await?;
     Ok(())
 }
 
@@ -229,8 +246,7 @@ pub(crate) async fn set_next_since(
     next_at: u64,
     failures: u32,
 ) -> Result<(), Error> {
-    let sql = "UPDATE hostnames SET next_at = ?, failures = ?, failure = NULL, rate_limited_until = NULL
-               WHERE id = ? AND next_at = ?";
+    let sql = "UPDATE hostnames SET next_at = ?, failures = ? WHERE id = ? AND next_at = ?";
     sqlx::query(sql).bind(to_i64(next_at)).bind(failures).bind(id).bind(picked).execute(&mut **tx).await?;
     Ok(())
 }
@@ -243,7 +259,7 @@ pub(crate) async fn hurry(tx: &mut Tx, id: i64, now: u64) -> Result<(), Error> {
 
 /// Has the keeper look at once at all that were waiting for something that a new start may have brought.
 pub(crate) async fn hurry_after_start(tx: &mut Tx, now: u64) -> Result<(), Error> {
-    let sql = "UPDATE hostnames SET next_at = ?1 WHERE next_at > ?1 AND (rate_limited_until IS NULL OR rate_limited_until < ?1)
+    let sql = "UPDATE hostnames SET next_at = ?1 WHERE next_at > ?1
                AND json_extract(failure, '$.code') IN ('acme_off', 'no_method')";
     sqlx::query(sql).bind(to_i64(now)).execute(&mut **tx).await?;
     Ok(())
@@ -255,7 +271,7 @@ pub(crate) async fn certificates(db: impl SqliteExecutor<'_>, id: i64) -> Result
     Ok(sqlx::query_as(sql).bind(id).fetch_all(db).await?)
 }
 
-/// Those of every host name.
+/// Those of every host name, grouped by it.
 pub(crate) async fn all_certificates(db: impl SqliteExecutor<'_>) -> Result<Vec<CertificateRow>, Error> {
     Ok(sqlx::query_as("SELECT * FROM certificates ORDER BY hostname_id, source = 'acme'").fetch_all(db).await?)
 }

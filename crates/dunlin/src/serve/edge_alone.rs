@@ -32,7 +32,7 @@ use model::Region;
 use serde::de::DeserializeOwned;
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -101,19 +101,24 @@ pub async fn run(client: Client, options: EdgeServeOptions) -> Result<()> {
     let edge = Edge::start(edge_options(&options, &catalog, &hostnames, &membership, &maintenance)?).await?;
     let (stop, client) = (CancellationToken::new(), Arc::new(client));
     // Until the control plane has said something, what is known stands.
-    let told = watch::Sender::new(Arc::new(HostnameView { incomplete: true, ..HostnameView::default() }));
-    let ((in_maintenance, maintenance_views), (named, named_views)) = (mpsc::channel(1), mpsc::channel(1));
+    let in_maintenance = watch::Sender::new(maintenance.view());
+    let named = watch::Sender::new(Arc::new(HostnameView { incomplete: true, ..HostnameView::default() }));
     let mut tasks = vec![
         tokio::spawn(Arc::clone(&catalog).keep(stop.clone())),
         tokio::spawn(follow(client.clone(), catalog, stop.clone())),
         tokio::spawn(membership.keep(Authority::Platform(client.clone()), stop.clone())),
-        tokio::spawn(follow_views(client.clone(), "/internal/maintenance", in_maintenance, stop.clone())),
-        tokio::spawn(take_maintenance(maintenance, maintenance_views)),
-        tokio::spawn(hostnames.follow(told.subscribe(), stop.clone())),
+        tokio::spawn(maintenance.follow(in_maintenance.subscribe(), stop.clone())),
+        tokio::spawn(hostnames.follow(named.subscribe(), stop.clone())),
     ];
+    let take = move |view: MaintenanceView| drop(in_maintenance.send_replace(Arc::new(view)));
+    tasks.push(tokio::spawn(follow_views(client.clone(), "/internal/maintenance", take, stop.clone())));
+    let take = move |open: Vec<OpenHostname>| {
+        let rows = open.into_iter().map(|open| (open.hostname.clone(), Arc::new(open.sealed(&sealing_key)))).collect();
+        let generation = named.borrow().generation + 1;
+        named.send_replace(Arc::new(HostnameView { generation, rows, incomplete: false }));
+    };
     if client.is_private() {
-        tasks.push(tokio::spawn(follow_views(client, "/internal/hostnames", named, stop.clone())));
-        tasks.push(tokio::spawn(take_hostnames(told, sealing_key, named_views)));
+        tasks.push(tokio::spawn(follow_views(client, "/internal/hostnames", take, stop.clone())));
     } else {
         tracing::warn!(
             "host names of apps are not served here: their keys would be sent in the clear; use --url https://…"
@@ -168,17 +173,17 @@ fn edge_options(
     })
 }
 
-/// Hands on every view that the control plane tells at a path, until `stop`.
+/// Takes every view that the control plane tells at a path, until `stop`.
 async fn follow_views<T: DeserializeOwned + Send>(
     client: Arc<Client>,
     path: &'static str,
-    views: mpsc::Sender<T>,
+    mut take: impl FnMut(T) + Send,
     stop: CancellationToken,
 ) {
     let following = async {
         let mut pause = PAUSE.0;
         loop {
-            let (ended, heard) = listen_for_views(&client, path, &views).await;
+            let (ended, heard) = listen_for_views(&client, path, &mut take).await;
             if heard {
                 pause = PAUSE.0;
             }
@@ -191,7 +196,11 @@ async fn follow_views<T: DeserializeOwned + Send>(
 }
 
 /// Listens until nothing comes any more. Tells why, and whether anything came.
-async fn listen_for_views<T: DeserializeOwned>(client: &Client, path: &str, views: &mpsc::Sender<T>) -> (String, bool) {
+async fn listen_for_views<T: DeserializeOwned>(
+    client: &Client,
+    path: &str,
+    take: &mut impl FnMut(T),
+) -> (String, bool) {
     let mut heard = false;
     let mut lines = match timeout(SILENCE, client.lines::<Option<T>>(path, &[])).await {
         Ok(Ok(lines)) => std::pin::pin!(lines),
@@ -202,36 +211,13 @@ async fn listen_for_views<T: DeserializeOwned>(client: &Client, path: &str, view
         match timeout(SILENCE, lines.next()).await {
             Ok(Some(Ok(view))) => {
                 heard = true;
-                if let Some(view) = view
-                    && views.send(view).await.is_err()
-                {
-                    return ("nobody wants it".into(), heard);
-                }
+                // Nothing but a sign of life comes where nothing changes.
+                view.into_iter().for_each(&mut *take);
             }
             Ok(Some(Err(failure))) => return (failure.message, heard),
             Ok(None) => return ("it has ended".into(), heard),
             Err(_) => return ("it has fallen silent".into(), heard),
         }
-    }
-}
-
-/// Takes what is said about maintenance mode.
-async fn take_maintenance(maintenance: Arc<Maintenance>, mut views: mpsc::Receiver<MaintenanceView>) {
-    while let Some(view) = views.recv().await {
-        maintenance.take(Arc::new(view)).await;
-    }
-}
-
-/// Takes what is said about host names, with this host's own key on theirs.
-async fn take_hostnames(
-    told: watch::Sender<Arc<HostnameView>>,
-    sealing_key: SealingKey,
-    mut views: mpsc::Receiver<Vec<OpenHostname>>,
-) {
-    while let Some(view) = views.recv().await {
-        let rows = view.into_iter().map(|open| (open.hostname.clone(), Arc::new(open.sealed(&sealing_key)))).collect();
-        let generation = told.borrow().generation + 1;
-        told.send_replace(Arc::new(HostnameView { generation, rows, incomplete: false }));
     }
 }
 

@@ -31,7 +31,7 @@ use super::{
     ServeOptions,
     front::{Front, SharedRouter},
     membership::Authority,
-    resolvers,
+    network,
 };
 
 /// Time between two collections of images that nothing uses.
@@ -72,11 +72,7 @@ impl Rooms {
         let mut tasks = vec![tokio::spawn(Arc::clone(catalog).follow(node.observe(), stop.clone()))];
 
         let certifier = Certs::open(CertsOptions {
-            name_servers: if options.dns_server.is_empty() {
-                resolvers::of_this_host()
-            } else {
-                options.dns_server.clone()
-            },
+            name_servers: if options.dns_server.is_empty() { network::resolvers() } else { options.dns_server.clone() },
             acme: options.acme(&sealing_key)?,
             door: Arc::clone(&front.hostnames) as Arc<dyn ChallengeDoor>,
         })?;
@@ -259,7 +255,7 @@ fn control_options(options: &ServeOptions, api: SocketAddr, edge: &Edge) -> Cont
 /// Names are a convenience to apps: a host on which they cannot be served runs apps all the same, and says so.
 async fn open_names(node: &LocalNode) -> Option<Names> {
     let listen = SocketAddr::new(IpAddr::V6(model::address::NAME_SERVER), 53);
-    let names = NamesOptions { listen, upstream: resolvers::of_this_host() };
+    let names = NamesOptions { listen, upstream: network::resolvers() };
     match Names::start(names, node.observe()).await {
         Ok(names) => Some(names),
         Err(error) => {

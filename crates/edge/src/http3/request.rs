@@ -44,7 +44,7 @@ pub async fn serve(context: Arc<Context>, client: Arc<Client>, resolver: Request
     let busy = Busy::new(client).informing(Interim::Stream(interim));
     tokio::select! {
         biased;
-        done = exchange(&context, &busy, request, (receive, informed), &mut answer) => {
+        done = exchange(&context, &busy, request, receive, informed, &mut answer) => {
             if let Err(error) = done {
                 if error.is::<SlowReader>() {
                     context.limits.abused(&context.journal, &busy.0.connection, &Refusal::SlowReader);
@@ -65,7 +65,8 @@ async fn exchange(
     context: &Arc<Context>,
     busy: &Busy,
     request: Request<()>,
-    (mut receive, mut informed): (RequestStream<Receive, Bytes>, mpsc::Receiver<Response<()>>),
+    mut receive: RequestStream<Receive, Bytes>,
+    mut informed: mpsc::Receiver<Response<()>>,
     answer: &mut Answer,
 ) -> Result<(), BoxError> {
     let Ok(length) = check(request.headers()) else {

@@ -55,8 +55,8 @@ impl<IO: Socket> Socket for Counted<IO> {
 impl Socket for Line {
     fn break_off(&mut self) {
         match self {
-            Self::Near(near) => break_off(near),
-            Self::Far(far) => far.break_off(),
+            Self::Left(near) => break_off(near),
+            Self::Right(far) => far.break_off(),
         }
     }
 }

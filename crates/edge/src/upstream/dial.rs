@@ -37,10 +37,10 @@ use crate::{
     worker::{Errand, Hop, Tunnel, Verdict, Want, speak},
 };
 
-/// How much of one answer comes before somebody takes it.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many answers wait for their readers, the others go on.
-const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// How much of the content of one stream of HTTP/2 comes before somebody takes it.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many streams wait for who takes them, the others go on.
+pub const MAX_WINDOW: u32 = (1 << 31) - 1;
 
 /// Opens connections to machines and sends requests over them.
 pub struct Dialer {
@@ -82,11 +82,11 @@ impl Dialer {
         only: bool,
         by: Option<Instant>,
     ) -> Result<Line, Refusal> {
-        let Some(hop) = &target.hop else { return self.connect_near(target, by).await.map(Line::Near) };
+        let Some(hop) = &target.hop else { return self.connect_near(target, by).await.map(Line::Left) };
         let (mouth, said) = speak();
         let errand = Errand::of(app, target, only, Want::Connection);
         let answer = Box::pin(self.ask_worker(hop, &errand, said.into(), by)).await?;
-        Ok(Line::Far(Box::new(Tunnel::new(mouth, answer.into_body()))))
+        Ok(Line::Right(Box::new(Tunnel::new(mouth, answer.into_body()))))
     }
 
     /// Sees to it that a machine of another host takes traffic.
@@ -228,7 +228,7 @@ impl Dialer {
     pub async fn fetch(&self, machine: &Arc<Machine>, server: SocketAddr, head: &Head) -> Option<Answered> {
         let stream = TcpStream::connect(server).await.ok()?;
         machine.metrics().connects.one();
-        let link = Link::new(Line::Near(stream), machine.clone());
+        let link = Link::new(Line::Left(stream), machine.clone());
         let answer = exchange(link, head, RequestBody::default(), self.patience, None, &Interim::Not).await.ok()?;
         Some(answer.map(AnswerBody::Http1))
     }

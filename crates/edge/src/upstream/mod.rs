@@ -10,7 +10,7 @@ mod pool;
 
 pub use answer::AnswerBody;
 pub use body::RequestBody;
-pub use dial::{Answered, Dialer, Failed};
+pub use dial::{Answered, Dialer, Failed, MAX_WINDOW, STREAM_WINDOW};
 pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
 pub use line::Line;

@@ -37,7 +37,7 @@ use crate::{
     replay::Head,
     statics,
     stream::{End, Socket, relay},
-    upstream::{AnswerBody, Failed, KeepBounds, KeptBody, RequestBody},
+    upstream::{AnswerBody, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW},
     wish::{Strength, Wish},
 };
 
@@ -45,10 +45,6 @@ use crate::{
 const MAX_PEERS: usize = 1024;
 /// Requests of one edge at a time; more wait there.
 const MAX_STREAMS: u32 = 4096;
-/// How much of one request comes before its machine takes it.
-const STREAM_WINDOW: u32 = 1 << 20;
-/// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many requests wait for their machines, the others go on.
-const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// How long accepting rests when the system has no more sockets or memory to give.
 const REST: Duration = Duration::from_millis(100);
 

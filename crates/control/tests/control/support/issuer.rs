@@ -22,6 +22,7 @@ pub struct Issuer {
     /// Why nothing is issued.
     pub refuses: Mutex<Option<IssueError>>,
     pub orders: AtomicUsize,
+    pub looks: AtomicUsize,
     /// For how many milliseconds certificates are good; a year unless given.
     pub life: Mutex<Option<u64>>,
 }
@@ -44,6 +45,7 @@ impl Certifier for Issuer {
     }
 
     async fn look_up(&self, question: &DnsQuestion) -> DnsSeen {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         self.dns.lock().unwrap().get(question.hostname.as_str()).cloned().unwrap_or_default()
     }
 

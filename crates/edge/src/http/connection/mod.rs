@@ -69,7 +69,9 @@ pub async fn serve(context: &Arc<Context>, stream: AnyStream, client: &Arc<Clien
     let talk = Talk::new(Wire::new(stream));
     let (mut alarm, mut seen, mut is_first) = (Alarm::default(), Seen::default(), true);
     loop {
-        let then = match next(context, &talk, (&mut alarm, &mut seen), is_first, client.is_secure()).await {
+        // Over TLS both would have agreed on HTTP/2 (RFC 9113, 3.2).
+        let may_be_http2 = is_first && !client.is_secure();
+        let then = match next(context, &talk, &mut alarm, &mut seen, may_be_http2).await {
             // By address: a connection that waits for its next request does not hold the room that answering one takes.
             Next::Request(head) => Box::pin(answer(context, &talk, client, head)).await,
             Next::Bad(bad) => Box::pin(refuse(context, &talk, client, bad)).await,
@@ -95,13 +97,7 @@ enum Next {
 }
 
 /// Waits for a request's head.
-async fn next(
-    context: &Context,
-    talk: &Talk,
-    (alarm, seen): (&mut Alarm, &mut Seen),
-    is_first: bool,
-    is_secure: bool,
-) -> Next {
+async fn next(context: &Context, talk: &Talk, alarm: &mut Alarm, seen: &mut Seen, may_be_http2: bool) -> Next {
     let began = Instant::now();
     let bounds = &context.bounds;
     let mut stopping = std::pin::pin!(context.stopping.cancelled());
@@ -109,9 +105,7 @@ async fn next(
         let mut conversation = talk.lock();
         let wire = &mut conversation.wire;
         loop {
-            // Over TLS both would have agreed on HTTP/2 (RFC 9113, 3.2).
-            if is_first
-                && !is_secure
+            if may_be_http2
                 && !wire.inbox.is_empty()
                 && PREFACE.starts_with(&wire.inbox[..wire.inbox.len().min(PREFACE.len())])
             {

@@ -6,7 +6,7 @@ use std::{
 };
 
 /// The name servers of `/etc/resolv.conf`, in its order; behind systemd's stub its own upstreams are meant by it.
-pub fn of_this_host() -> Vec<SocketAddr> {
+pub fn resolvers() -> Vec<SocketAddr> {
     parse(&fs::read_to_string("/etc/resolv.conf").unwrap_or_default())
 }
 
