@@ -1,6 +1,10 @@
 //! Machines that sleep: idle ones are stopped or suspended, a request wakes them, and nothing is lost in between.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
 
 use e2e::{Options, Platform, eventually, http, image, load::Load, obstacle, skip};
 
@@ -61,19 +65,29 @@ fn requests_around_the_moment_of_sleep_are_all_answered() {
     let platform = Platform::start(Options::default());
     platform.deploy("doze", &config("stop", 1), &image("hello"));
     let (port, host) = (platform.http_port(), "doze.dunlin.localhost");
-    let rounds = std::sync::atomic::AtomicU64::new(0);
-    let load = Load::start(2, move || {
+    let rounds = AtomicU64::new(0);
+    let request = move || match http::get(port, host, "/healthz") {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        Ok(answer) => Err(format!("{}\n{}", answer.head, answer.body)),
+        Err(error) => Err(error.to_string()),
+    };
+    // One pair after the other: two that each kept their own time would keep it awake between them.
+    let load = Load::start(1, move || {
         // From a little before to a little after the second after which it falls asleep.
-        let round = rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(900 + round * 37 % 300));
-        match http::get(port, host, "/healthz") {
-            Ok(answer) if answer.status == 200 => Ok(()),
-            Ok(answer) => Err(format!("{}\n{}", answer.head, answer.body)),
-            Err(error) => Err(error.to_string()),
-        }
+        let round = rounds.fetch_add(1, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(900 + round * 37 % 300));
+        thread::scope(|scope| {
+            let other = scope.spawn(move || {
+                thread::sleep(Duration::from_millis(round % 7 * 10));
+                request()
+            });
+            request().and(other.join().expect("a request does not panic"))
+        })
     });
+    // The whole log: every request is a line of it too.
     let naps = |log: &str| log.matches("and is stopped; a request wakes it").count();
-    eventually("it has slept and woken several times", || naps(&platform.ok(["logs", "-a", "doze"])) >= 4);
+    let slept = || naps(&platform.ok(["logs", "-a", "doze", "--limit", "10000"])) >= 4;
+    eventually("it has slept and woken several times", slept);
     load.stop_without_loss("sleeping and waking");
     platform.ok(["apps", "destroy", "doze", "--yes"]);
 }
