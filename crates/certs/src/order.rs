@@ -101,10 +101,9 @@ impl Orders {
         let methods = methods(&wanted.hostname, wanted.reaches_edge, self.by_dns());
         let methods =
             methods.map_err(|reason| IssueError::NoMethod { hostname: wanted.hostname.to_string(), reason })?;
-        let account = self.account().await?;
         let mut first_failure = None;
         for method in methods {
-            match self.issue_by(&account, wanted, method).await {
+            match self.issue_by(wanted, method).await {
                 // The server looked and found nothing: perhaps it finds the next proof.
                 Err(failure @ IssueError::Validation { .. }) => drop(first_failure.get_or_insert(failure)),
                 done => return done,
@@ -121,13 +120,27 @@ impl Orders {
         opened.clone().ok_or(IssueError::Off)
     }
 
-    async fn issue_by(
-        &self,
-        account: &instant_acme::Account,
-        wanted: &CertificateOrder,
-        method: Method,
-    ) -> Result<IssuedCertificate, IssueError> {
-        let mut order = self.begin(account, wanted).await?;
+    /// The account to go on with where the server does not know `unknown` any more: a new one, unless another order
+    /// has made that already.
+    async fn account_after(&self, unknown: &instant_acme::Account) -> Result<instant_acme::Account, IssueError> {
+        let mut opened = self.opened.lock().await;
+        if opened.as_ref().is_some_and(|opened| opened.id() == unknown.id()) {
+            self.account.forget();
+            *opened = None;
+        }
+        drop(opened);
+        self.account().await
+    }
+
+    async fn issue_by(&self, wanted: &CertificateOrder, method: Method) -> Result<IssuedCertificate, IssueError> {
+        let account = self.account().await?;
+        let mut order = match self.begin(&account, wanted).await {
+            Err(instant_acme::Error::Api(problem)) if is_account_unknown(&problem) => {
+                self.begin(&self.account_after(&account).await?, wanted).await
+            }
+            begun => begun,
+        }
+        .map_err(|error| self.meaning(error, None))?;
         let answers = self.answer_challenges(&mut order, wanted, method).await;
         let issued = match &answers.outcome {
             Ok(()) => self.finish(&mut order, method).await,
@@ -138,23 +151,18 @@ impl Orders {
     }
 
     /// Begins an order, as the successor of the certificate that it is to replace where the server wants to know.
-    async fn begin(&self, account: &instant_acme::Account, wanted: &CertificateOrder) -> Result<Order, IssueError> {
+    async fn begin(
+        &self,
+        account: &instant_acme::Account,
+        wanted: &CertificateOrder,
+    ) -> Result<Order, instant_acme::Error> {
         let identifiers = [Identifier::Dns(wanted.hostname.to_string())];
         if let Some(id) = wanted.replaces.as_deref().and_then(identifier)
             && let Ok(order) = account.new_order(&NewOrder::new(&identifiers).replaces(id)).await
         {
             return Ok(order);
         }
-        match account.new_order(&NewOrder::new(&identifiers)).await {
-            Ok(order) => Ok(order),
-            Err(instant_acme::Error::Api(problem)) if is_account_unknown(&problem) => {
-                // A server that has forgotten the account gets a new one at the next order.
-                self.account.forget();
-                self.opened.lock().await.take();
-                Err(problem::of_problem(&problem, None, None))
-            }
-            Err(error) => Err(self.meaning(error, None)),
-        }
+        account.new_order(&NewOrder::new(&identifiers)).await
     }
 
     /// Proves every name of the order that is not proven yet. What was presented is told also if it then fails.
