@@ -35,7 +35,7 @@ fn a_program_runs_as_its_spec_says_and_ends_in_order() {
     assert_eq!(host.state, GuestState::Waiting);
     host.send(HostMessage::Boot(Box::new(RunSpec {
         user: "web".into(),
-        working_dir: "/work/here".into(),
+        working_dir: "/app/here".into(),
         mounts: vec![Mount { device: "serial:volume".into(), path: "/data".into() }],
         files: vec![File { path: "/data/sub/note".into(), mode: Some(0o600), content: "bm90ZQ==".into() }],
         ..run_script(SERVE)
@@ -46,7 +46,7 @@ fn a_program_runs_as_its_spec_says_and_ends_in_order() {
 
     let facts = [
         ("id", "uid=101(web) gid=102(www) groups=4(logs),102(www)\n"),
-        ("pwd; echo $HOME; echo $GREETING; hostname", "/work/here\n/srv\nhello world\nheron\n"),
+        ("pwd; echo $HOME; echo $GREETING; hostname", "/app/here\n/srv\nhello world\nheron\n"),
         ("cat /data/sub/note; stat -c ' %U:%a' /data/sub/note /data", "note web:600\n web:755\n"),
         ("ulimit -n; date +%s | cut -c1-5", "10240\n18000\n"),
         ("tail -n 1 /etc/hosts; cat /etc/resolv.conf", "fdaa::7\theron\nnameserver fdaa::3\n"),

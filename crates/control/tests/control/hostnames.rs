@@ -127,7 +127,8 @@ async fn a_failed_order_is_told_with_its_remedy_and_an_issuer_that_limits_is_lef
     *world.issuer.refuses.lock().unwrap() = Some(IssueError::RateLimited { reason: "too many".into(), until: later });
     add(&client, "shop", NAME).await;
     let shown = async || client.get(&path("shop", "/shop.example.com")).await.ok();
-    while !shown().await["validation_errors"].is_array() {}
+    let told = async { while !shown().await["validation_errors"].is_array() {} };
+    tokio::time::timeout(PATIENCE, told).await.expect("the failure is told");
     let shown = shown().await;
     assert_eq!(
         (&shown["status"], &shown["validation_errors"][0]["code"]),
