@@ -14,8 +14,8 @@ pub enum What {
     Platform,
     /// The edge amid 100,000 apps with 1,000,000 machines: `crates/edge/examples/catalog_bench.rs`
     Catalog,
-    /// What the edge costs beside HAProxy and nginx (Debian packages haproxy, nginx-light, libnginx-mod-stream and
-    /// nghttp2-client): `crates/edge/examples/edge_bench`
+    /// What the edge costs beside HAProxy, nginx and Caddy (Debian packages haproxy, nginx-light, libnginx-mod-stream,
+    /// caddy and nghttp2-client): `crates/edge/examples/edge_bench`
     Edge,
 }
 

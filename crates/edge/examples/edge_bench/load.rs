@@ -1,4 +1,4 @@
-//! Load: h2load for requests; handshakes, bytes, datagrams and idle connections by clients of ours.
+//! Load: h2load for requests by HTTP/1.1 and HTTP/2; handshakes, bytes, datagrams and idle connections by clients of ours.
 
 use std::{
     fs,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use http::Version;
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned,
     client::{
@@ -20,7 +21,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use crate::subject::HOST;
+use crate::{quic, subject::HOST};
 
 /// How long a program may take to answer after its start.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,8 +33,8 @@ pub struct Requests {
     pub to: (Ipv4Addr, u16),
     /// Over TLS.
     pub tls: bool,
-    /// By HTTP/2 instead of HTTP/1.1.
-    pub h2: bool,
+    /// By which version of HTTP.
+    pub version: Version,
     /// What for.
     pub path: &'static str,
     /// Over how many connections.
@@ -57,6 +58,12 @@ pub struct Answers {
 }
 
 impl Answers {
+    /// So many answers, in any order, within this time.
+    pub fn new(wall: Duration, mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Self { count: times.len() as u64, wall, times }
+    }
+
     /// The time that so many of a thousand answers kept below.
     pub fn quantile(&self, per_mille: usize) -> Duration {
         self.times
@@ -74,13 +81,17 @@ impl Answers {
 impl Requests {
     /// Sends them. Fails unless each is answered.
     pub fn send(&self) -> Result<Answers> {
+        if self.version == Version::HTTP_3 { quic::send(self) } else { self.h2load() }
+    }
+
+    fn h2load(&self) -> Result<Answers> {
         let log = tempfile::NamedTempFile::new()?;
         let (scheme, port) = (if self.tls { "https" } else { "http" }, self.to.1);
         let mut command = Command::new("taskset");
         command.args(["-c", "1", "h2load", "-t", "1", "-n", &self.count.to_string()]);
         command.args(["-c", &self.connections.to_string(), "-m", &self.streams.to_string()]);
         command.arg(format!("--connect-to={}:{port}", self.to.0)).arg("--log-file").arg(log.path());
-        if !self.h2 {
+        if self.version == Version::HTTP_11 {
             command.arg("--h1");
         }
         if let Some(pace) = self.pace {
@@ -97,19 +108,18 @@ impl Requests {
                 times.push(Duration::from_micros(fields.next().unwrap_or_default().parse()?));
             }
         }
-        times.sort_unstable();
-        let count = times.len() as u64;
-        if count != self.count {
-            bail!("{count} of {} requests succeeded:\n{}", self.count, String::from_utf8_lossy(&output.stdout));
+        if times.len() as u64 != self.count {
+            let said = String::from_utf8_lossy(&output.stdout);
+            bail!("{} of {} requests succeeded:\n{said}", times.len(), self.count);
         }
-        Ok(Answers { count, wall, times })
+        Ok(Answers::new(wall, times))
     }
 }
 
 /// Makes full TLS 1.3 handshakes, one after another on a few threads; each connection ends with its handshake.
 pub fn handshakes(port: u16, count: u64) -> Result<()> {
     const THREADS: u64 = 4;
-    let config = config();
+    let config = Arc::new(config());
     let client = || {
         let config = config.clone();
         thread::spawn(move || (0..count / THREADS).try_for_each(|_| secured(port, &config).map(drop)))
@@ -131,7 +141,7 @@ fn secured(port: u16, config: &Arc<ClientConfig>) -> Result<StreamOwned<ClientCo
 
 /// Opens so many TLS connections, has one request answered over each, and keeps them while `meanwhile` looks.
 pub fn idle<T>(port: u16, count: usize, meanwhile: impl FnOnce() -> T) -> Result<T> {
-    let config = config();
+    let config = Arc::new(config());
     let request = format!("GET /small HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     let mut connections = Vec::with_capacity(count);
     for _ in 0..count {
@@ -225,14 +235,14 @@ pub fn allow_all_files() {
 }
 
 /// A client of TLS 1.3 that resumes nothing.
-fn config() -> Arc<ClientConfig> {
+pub fn config() -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("the provider knows TLS 1.3");
     let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
     config.resumption = Resumption::disabled();
-    Arc::new(config)
+    config
 }
 
 /// Believes any certificate: the proxies are measured, not trusted.

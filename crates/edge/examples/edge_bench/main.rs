@@ -1,4 +1,4 @@
-//! What the edge costs, beside HAProxy and nginx, in one run: `cargo xtask bench edge`.
+//! What the edge costs, beside HAProxy, nginx and (for HTTP/3) Caddy, in one run: `cargo xtask bench edge`.
 //!
 //! ```text
 //!   core 1                     core 0                    core 1
@@ -13,6 +13,7 @@
 mod load;
 mod origin;
 mod peers;
+mod quic;
 mod subject;
 mod works;
 

@@ -19,7 +19,7 @@ use crate::{load, origin, subject::HOST};
 pub struct Ports {
     /// Plain HTTP.
     pub http: u16,
-    /// HTTP/1.1 and HTTP/2 over TLS.
+    /// HTTP/1.1 and HTTP/2 over TLS; HTTP/3.
     pub https: u16,
     /// Bytes.
     pub tcp: u16,
@@ -36,6 +36,18 @@ pub enum Kind {
     Haproxy,
     /// nginx.
     Nginx,
+    /// Caddy.
+    Caddy,
+}
+
+impl Kind {
+    /// Those of these ports at which it takes connections.
+    fn listens(self, ports: &Ports) -> Vec<u16> {
+        match self {
+            Self::Caddy => vec![ports.https],
+            Self::Dunlin | Self::Haproxy | Self::Nginx => vec![ports.http, ports.https, ports.tcp],
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -44,6 +56,7 @@ impl fmt::Display for Kind {
             Self::Dunlin => "dunlin",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
+            Self::Caddy => "caddy",
         })
     }
 }
@@ -63,12 +76,18 @@ impl Fleet {
         let certificate = certificate(scratch)?;
         let haproxy = write(scratch, "haproxy.cfg", &haproxy(&ports, &certificate))?;
         let nginx = write(scratch, "nginx.conf", &nginx(&ports, &certificate, scratch))?;
+        let caddy = write(scratch, "Caddyfile", &caddy(&ports, &certificate, scratch))?;
         let own = std::env::current_exe()?;
         let place = format!("{} {}", scratch.display(), serde_json::to_string(&ports)?);
         let peers = vec![
             Peer::new(Kind::Dunlin, own, ["serve".into(), place].into()),
             Peer::new(Kind::Haproxy, "haproxy".into(), ["-db".into(), "-f".into(), haproxy].into()),
             Peer::new(Kind::Nginx, "nginx".into(), ["-e".into(), "stderr".into(), "-c".into(), nginx].into()),
+            Peer::new(
+                Kind::Caddy,
+                "caddy".into(),
+                ["run".into(), "--adapter".into(), "caddyfile".into(), "--config".into(), caddy].into(),
+            ),
         ];
         Ok(Self { peers: peers.into_iter().filter(Peer::is_here).collect(), ports })
     }
@@ -76,7 +95,7 @@ impl Fleet {
     /// The proxies that are not on this machine.
     pub fn missing(&self) -> impl Iterator<Item = Kind> {
         let here = |kind: &Kind| self.peers.iter().any(|peer| peer.kind == *kind);
-        [Kind::Haproxy, Kind::Nginx].into_iter().filter(move |kind| !here(kind))
+        [Kind::Haproxy, Kind::Nginx, Kind::Caddy].into_iter().filter(move |kind| !here(kind))
     }
 }
 
@@ -104,8 +123,10 @@ impl Peer {
     pub fn start(&self, ports: &Ports) -> Result<Running> {
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).arg(&self.program).args(&self.arguments).stdout(Stdio::null());
+        // One thread for Go's code, as for everybody's; and what Caddy says of itself nobody reads.
+        command.env("GOMAXPROCS", "1").stderr(if self.kind == Kind::Caddy { Stdio::null() } else { Stdio::inherit() });
         let running = Running(command.spawn().with_context(|| format!("{:?}", self.program))?);
-        for port in [ports.http, ports.https, ports.tcp] {
+        for port in self.kind.listens(ports) {
             load::wait_for((Ipv4Addr::LOCALHOST, port).into())?;
         }
         Ok(running)
@@ -249,5 +270,38 @@ stream {{
   server {{ listen 127.0.0.1:{udp} udp; proxy_pass {ip}:{udp}; proxy_timeout 60s; }}
 }}\n",
         d = scratch.display()
+    )
+}
+
+/// Caddy, adding the fields that the edge adds. It keeps as many connections to the origin as requests are under way.
+fn caddy(ports: &Ports, certificate: &str, scratch: &Path) -> String {
+    let (ip, origin, https, d) = (origin::IP, origin::HTTP, ports.https, scratch.display());
+    format!(
+        "{{
+  admin off
+  auto_https off
+  storage file_system {d}/caddy
+  servers {{
+    protocols h1 h2 h3
+  }}
+}}
+https://{HOST}:{https} {{
+  bind 127.0.0.1
+  tls {certificate} {certificate}
+  header Via \"1.1 caddy\"
+  header X-Request-Id {{http.request.uuid}}
+  reverse_proxy http://{ip}:{origin} {{
+    header_up X-Client-Ip {{remote_host}}
+    header_up X-Forwarded-Port {https}
+    header_up X-Forwarded-Ssl on
+    header_up X-Request-Id {{http.request.uuid}}
+    header_up Via \"3 caddy\"
+    transport http {{
+      compression off
+      keepalive_idle_conns 1024
+      keepalive_idle_conns_per_host 1024
+    }}
+  }}
+}}\n"
     )
 }

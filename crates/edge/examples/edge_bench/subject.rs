@@ -52,7 +52,8 @@ async fn run(directory: &Path, ports: &Ports) -> Result<()> {
         reserved_ports: BTreeSet::new(),
         public_https_port: None,
         trusted_proxies: Vec::new(),
-        http3: false,
+        // As `dunlin serve` has it.
+        http3: true,
         backhaul: edge::Backhaul::default(),
         // As with the others: no log.
         access_records: false,

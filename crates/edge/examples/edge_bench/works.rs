@@ -3,6 +3,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::Result;
+use http::Version;
 
 use crate::{
     load::{self, Requests},
@@ -30,9 +31,16 @@ pub struct Figures {
 }
 
 impl Work {
-    /// Whether a kind of proxy can do it: HAProxy of Debian carries no datagrams.
+    /// Whether a kind of proxy can do it: HAProxy of Debian carries no datagrams, and neither it nor nginx speaks
+    /// HTTP/3, for which alone Caddy is here.
     pub fn is_for(&self, kind: Kind) -> bool {
-        kind != Kind::Haproxy || !self.name.starts_with("udp")
+        let is_http3 = self.name.starts_with("http3");
+        match kind {
+            Kind::Dunlin => true,
+            Kind::Haproxy => !is_http3 && !self.name.starts_with("udp"),
+            Kind::Nginx => !is_http3,
+            Kind::Caddy => is_http3,
+        }
     }
 }
 
@@ -43,6 +51,7 @@ pub fn all() -> Vec<Work> {
         work("http1: keep-alive, 1 KiB answers, 64 connections", "CPU per request", http1),
         work("tls: the same over TLS 1.3", "CPU per request", tls),
         work("http2: HTTP/2 in, HTTP/1.1 out, 100 streams on 8 connections", "CPU per request", http2),
+        work("http3: HTTP/3 in, HTTP/1.1 out, 100 streams on 8 connections", "CPU per request", http3),
         work("handshake: full TLS 1.3 handshakes, ECDSA P-256", "CPU per handshake", handshake),
         work("big: 1 MiB answers over HTTP/1.1", "CPU per byte", big),
         work("tcp: raw bytes", "CPU per byte", tcp),
@@ -56,7 +65,7 @@ const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const SMALL: Requests = Requests {
     to: (LOCALHOST, 0),
     tls: false,
-    h2: false,
+    version: Version::HTTP_11,
     path: "/small",
     connections: 64,
     streams: 1,
@@ -74,7 +83,12 @@ fn tls(proxy: &Running, ports: &Ports) -> Result<Figures> {
 
 fn http2(proxy: &Running, ports: &Ports) -> Result<Figures> {
     let to = (LOCALHOST, ports.https);
-    requests(proxy, Requests { to, tls: true, h2: true, connections: 8, streams: 100, ..SMALL })
+    requests(proxy, Requests { to, tls: true, version: Version::HTTP_2, connections: 8, streams: 100, ..SMALL })
+}
+
+fn http3(proxy: &Running, ports: &Ports) -> Result<Figures> {
+    let to = (LOCALHOST, ports.https);
+    requests(proxy, Requests { to, tls: true, version: Version::HTTP_3, connections: 8, streams: 100, ..SMALL })
 }
 
 /// CPU time for each request, after some that warm up.
