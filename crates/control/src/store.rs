@@ -19,6 +19,7 @@ pub(crate) mod hostnames;
 pub(crate) mod leases;
 pub(crate) mod machines;
 pub(crate) mod maintenance;
+pub(crate) mod orders;
 pub(crate) mod orgs;
 pub(crate) mod releases;
 pub(crate) mod secrets;

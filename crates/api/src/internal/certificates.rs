@@ -237,8 +237,8 @@ pub enum IssueError {
         /// What it said.
         reason: String,
     },
-    /// The issuer wants fewer orders.
-    #[error("the issuer limits how often it is asked: {reason}")]
+    /// The issuer wants fewer orders, or so many were made that more would use up what it takes from everybody.
+    #[error("no more is ordered for now: {reason}")]
     RateLimited {
         /// What it said.
         reason: String,

@@ -31,6 +31,7 @@ use crate::{
     store::{
         Tx,
         hostnames::{self, CertificateRow, Failure, NameRow, Source},
+        orders,
     },
 };
 
@@ -175,6 +176,14 @@ impl Control {
     }
 
     async fn order(&self, name: &NameRow, before: Option<&CertificateRow>) -> Result<(), Error> {
+        // Whoever has a certificate gets the next one, however many others are ordered.
+        let counted = match before {
+            Some(_) => None,
+            None => match self.count_order(name).await? {
+                Ok(counted) => Some(counted),
+                Err(over) => return self.note_failed_order(name, &over).await,
+            },
+        };
         let order = CertificateOrder {
             hostname: name.hostname.clone(),
             reaches_edge: name.reaches_edge,
@@ -190,7 +199,16 @@ impl Control {
         });
         let (issued, facts) = match issued {
             Ok(issued) => issued,
-            Err(error) => return self.note_failed_order(name, &error).await,
+            Err(error) => {
+                if let (Some(counted), IssueError::Off | IssueError::NoMethod { .. } | IssueError::Unavailable(_)) =
+                    (counted, &error)
+                {
+                    let mut tx = self.store.begin().await?;
+                    orders::forget(&mut tx, counted).await?;
+                    self.store.commit(tx).await?;
+                }
+                return self.note_failed_order(name, &error).await;
+            }
         };
         let now = unix_ms();
         let sealed = self.seal_key(&name.hostname, &issued.key_pem);
@@ -205,6 +223,24 @@ impl Control {
         self.store.commit(tx).await?;
         tracing::info!(hostname = %name.hostname, issuer = facts.issuer, "a certificate was issued");
         self.tell_hostnames().await
+    }
+
+    /// Counts a first order before it is made, unless there were too many. Tells its number.
+    async fn count_order(&self, name: &NameRow) -> Result<Result<i64, IssueError>, Error> {
+        let (now, of_name, of_org) = (unix_ms(), timing::OF_A_NAME, timing::OF_AN_ORG);
+        let mut tx = self.store.begin().await?;
+        let earlier = orders::of_name(&mut tx, &name.hostname, of_name.orders - 1).await?;
+        let name_until = of_name.used_up_until(earlier, now);
+        let earlier = orders::of_org(&mut tx, &name.org, of_org.orders - 1).await?;
+        let org_until = of_org.used_up_until(earlier, now);
+        if let Some(until) = name_until.max(org_until) {
+            let (whose, share) = if name_until == Some(until) { ("name", of_name) } else { ("organization", of_org) };
+            let reason = format!("{} orders in {} h are all that one {whose} has", share.orders, share.hours);
+            return Ok(Err(IssueError::RateLimited { reason, until: Some(Timestamp(until)) }));
+        }
+        let counted = orders::add(&mut tx, &name.org, &name.hostname, now, of_org.since(now)).await?;
+        self.store.commit(tx).await?;
+        Ok(Ok(counted))
     }
 
     async fn note_failed_order(&self, name: &NameRow, error: &IssueError) -> Result<(), Error> {

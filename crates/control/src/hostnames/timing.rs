@@ -15,8 +15,35 @@ const VALIDATION: Duration = Duration::from_secs(15 * 60);
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 /// An issuer that limits without saying until when is left alone for so long.
 const LIMITED: Duration = Duration::from_secs(3600);
+/// First orders for a host name: issuers take as many failed validations.
+pub(crate) const OF_A_NAME: Share = Share { orders: 5, hours: 1 };
+/// First orders of an organization: a third of what issuers take from one account, so that none uses up what is everybody's.
+pub(crate) const OF_AN_ORG: Share = Share { orders: 100, hours: 3 };
 /// What has nothing to wait for is looked at once a day all the same, in milliseconds.
-pub(crate) const DAY: u64 = 24 * 3_600_000;
+pub(crate) const DAY: u64 = 24 * HOUR;
+/// In milliseconds.
+const HOUR: u64 = 3_600_000;
+
+/// So many orders within so long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Share {
+    /// How many.
+    pub orders: u32,
+    /// How long.
+    pub hours: u64,
+}
+
+impl Share {
+    /// Until when nothing is left of it, if the latest order but as many as there are in a share was made then.
+    pub(crate) fn used_up_until(self, earlier: Option<u64>, now: u64) -> Option<u64> {
+        earlier.map(|at| at + self.hours * HOUR).filter(|until| *until > now)
+    }
+
+    /// Orders from before then are of no account.
+    pub(crate) fn since(self, now: u64) -> u64 {
+        now.saturating_sub(self.hours * HOUR)
+    }
+}
 
 /// When an unproven name is looked at again, after so many looks in vain.
 pub(crate) fn after_look(now: u64, failures: u32, noise: u32) -> u64 {
@@ -109,6 +136,15 @@ mod tests {
         assert_eq!(no_order_before(1000, 900_000, &failed), 301_000);
         assert_eq!(no_order_before(1000, 900_000, &limited(None)), 900_000);
         assert_eq!(no_order_before(1000, 900_000, &IssueError::Off), 1000);
+    }
+
+    #[test]
+    fn a_share_comes_back_as_its_orders_grow_old() {
+        let share = Share { orders: 2, hours: 1 };
+        assert_eq!(share.used_up_until(None, 5), None);
+        assert_eq!(share.used_up_until(Some(7), 5), Some(HOUR + 7));
+        assert_eq!(share.used_up_until(Some(7), HOUR + 7), None);
+        const { assert!(OF_AN_ORG.hours >= OF_A_NAME.hours, "what the longer one forgets is of no account to the other") };
     }
 
     #[test]

@@ -145,6 +145,71 @@ async fn a_failed_order_is_told_with_its_remedy_and_an_issuer_that_limits_is_lef
     assert_eq!(world.issuer.orders(), 1);
 }
 
+fn is_ordered(shown: &Value) -> bool {
+    shown["certificates"].as_array().is_some_and(|certificates| !certificates.is_empty())
+}
+
+/// Waits until a name's certificate is ordered, or it is told why not.
+async fn ordered_or_told(client: &Client, app: &str, hostname: &str) -> Value {
+    let asking = async {
+        loop {
+            let shown = client.get(&path(app, &format!("/{hostname}"))).await.ok();
+            if is_ordered(&shown) || shown["validation_errors"].is_array() {
+                return shown;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("it is ordered, or it is told why not")
+}
+
+#[tokio::test]
+async fn a_name_that_is_removed_and_added_again_has_been_ordered_as_often() {
+    let world = World::new();
+    let (_running, client) = start(&world, &["shop"]).await;
+    world.issuer.says(NAME, |dns| dns.ownership_txt = vec!["app-shop".into()]);
+    let failed = IssueError::Validation { method: "http-01", reason: "it answers 404".into() };
+    *world.issuer.refuses.lock().unwrap() = Some(failed);
+    for (orders, code) in (1..=5).map(|orders| (orders, "validation_failed")).chain([(5, "rate_limited")]) {
+        add(&client, "shop", NAME).await;
+        let shown = ordered_or_told(&client, "shop", NAME).await;
+        assert_eq!((&shown["validation_errors"][0]["code"], world.issuer.orders()), (&json!(code), orders));
+        client.delete(&path("shop", "/shop.example.com")).await.ok();
+    }
+    // What no issuer saw does not count, and another name has orders of its own.
+    *world.issuer.refuses.lock().unwrap() = Some(IssueError::Unavailable("no route".into()));
+    world.issuer.says("other.example.com", |dns| dns.ownership_txt = vec!["app-shop".into()]);
+    for _ in 0..6 {
+        add(&client, "shop", "other.example.com").await;
+        let shown = ordered_or_told(&client, "shop", "other.example.com").await;
+        assert_eq!(shown["validation_errors"][0]["code"], "unavailable");
+        client.delete(&path("shop", "/other.example.com")).await.ok();
+    }
+}
+
+#[tokio::test]
+async fn one_organization_does_not_use_up_what_the_issuer_takes_from_all() {
+    let world = World::new();
+    let (running, client) = start(&world, &["shop"]).await;
+    client.post("/v1/orgs", json!({ "slug": "birds" })).await.ok();
+    client.post("/v1/apps", json!({ "name": "nest", "org_slug": "birds" })).await.ok();
+    let name = |number: u32| format!("n{number}.example.com");
+    for number in 0..=101 {
+        world.issuer.says(&name(number), |dns| dns.ownership_txt = vec!["app-shop".into(), "app-nest".into()]);
+    }
+    for number in 0..=100 {
+        add(&client, "shop", &name(number)).await;
+    }
+    told(&running, |view| view.rows.values().filter(|row| !row.certificates.is_empty()).count() == 100).await;
+    let mut limited = 0;
+    for number in 0..=100 {
+        let shown = ordered_or_told(&client, "shop", &name(number)).await;
+        limited += u32::from(shown["validation_errors"][0]["code"] == "rate_limited");
+    }
+    assert_eq!((limited, world.issuer.orders()), (1, 100));
+    add(&client, "nest", &name(101)).await;
+    assert!(is_ordered(&ordered_or_told(&client, "nest", &name(101)).await));
+}
+
 #[tokio::test]
 async fn an_address_proves_nothing_below_a_name_of_another_organization() {
     let world = World::new();
