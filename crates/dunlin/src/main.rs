@@ -9,12 +9,13 @@ mod setup;
 use std::process::ExitCode;
 
 use clap::Parser;
+use kit::allocator::Allocator;
 
 use cli::{Cli, Command};
 
 /// A request through the edge allocates some forty times; this one takes a third of the C library's time for it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();

@@ -1,5 +1,6 @@
 //! Small common ground of the rooms. What has fewer than two users does not belong here.
 
+pub mod allocator;
 pub mod clock;
 pub mod durable;
 pub mod random;

@@ -25,7 +25,7 @@ const ROUNDS: usize = 3;
 
 /// The allocator of the `dunlin` program.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: kit::allocator::Allocator = kit::allocator::Allocator;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();

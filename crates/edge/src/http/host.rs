@@ -81,19 +81,21 @@ pub fn name(authority: &str) -> Option<String> {
 
 /// The same as it is written there.
 fn in_authority(authority: &str) -> Option<&str> {
-    let (host, port) = match authority.rsplit_once(':') {
+    // Ports are short: what is split off is looked for from the end, byte by byte.
+    let colon = authority.bytes().rposition(|byte| byte == b':');
+    let (host, port) = match colon.map(|colon| (&authority[..colon], &authority[colon + 1..])) {
         Some((host, port)) if !host.starts_with('[') || host.ends_with(']') => (host, port),
         _ => (authority, ""),
     };
     let host = host.strip_suffix('.').unwrap_or(host);
     let is_port = port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
-    (is_port && (is_address(host) || is_name(host))).then_some(host)
+    (is_port && (is_name(host) || is_address(host))).then_some(host)
 }
 
 fn is_name(host: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(inner);
-    host.len() <= 253 && host.split('.').all(label)
+    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_';
+    let label = |label: &[u8]| (1..=63).contains(&label.len()) && label.iter().all(inner);
+    host.len() <= 253 && host.as_bytes().split(|byte| *byte == b'.').all(label)
 }
 
 fn is_address(host: &str) -> bool {
