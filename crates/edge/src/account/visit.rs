@@ -38,10 +38,11 @@ pub struct Account {
 }
 
 impl Account {
-    /// Opens the account of a request, which from here on is part of a trace.
-    pub fn open<B>(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Request<B>) -> Self {
+    /// Opens the account of a request, which from here on is part of a trace. It stands by address, since it is handed
+    /// on from the request to the end of its answer.
+    pub fn open<B>(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Request<B>) -> Box<Self> {
         let trace = Trace::take_part(request.headers_mut());
-        Self {
+        Box::new(Self {
             journal: journal.clone(),
             id: id.clone(),
             trace,
@@ -57,7 +58,7 @@ impl Account {
             code: OnceLock::new(),
             answer: OnceLock::new(),
             bytes_out: 0,
-        }
+        })
     }
 
     /// It is for this app, by this host name.

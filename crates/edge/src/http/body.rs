@@ -169,7 +169,7 @@ impl Bulk for ClientBody {
 /// An answer's body as a client reads it: its account is kept, and its connection does not lie idle meanwhile.
 pub struct ClientBody {
     body: ResponseBody,
-    account: Account,
+    account: Box<Account>,
     /// Whether the client wants more, where others use its connection meanwhile.
     taken: Option<Taken>,
     _busy: Busy,
@@ -177,7 +177,7 @@ pub struct ClientBody {
 
 impl ClientBody {
     /// A body whose bytes go into this account.
-    pub fn new(body: ResponseBody, account: Account, busy: Busy) -> Self {
+    pub fn new(body: ResponseBody, account: Box<Account>, busy: Busy) -> Self {
         let shares = busy.0.multiplexed.is_known() && !body.is_end_stream();
         let taken = shares.then(|| busy.0.connection.answers());
         Self { body, account, taken, _busy: busy }

@@ -71,7 +71,7 @@ pub async fn answer(context: Arc<Context>, busy: Busy, request: Request<InboundB
 /// A request that has just come.
 struct Arrival {
     id: RequestId,
-    account: Account,
+    account: Box<Account>,
     /// How a refusal is told.
     format: Format,
     version: Version,
@@ -92,7 +92,7 @@ impl Arrival {
 fn finish(
     context: &Context,
     carried: Result<Response<ResponseBody>, Refusal>,
-    (id, account, format, version): (RequestId, Account, Format, Version),
+    (id, account, format, version): (RequestId, Box<Account>, Format, Version),
     busy: Busy,
 ) -> Response<ClientBody> {
     let mut response = carried.unwrap_or_else(|refusal| {
