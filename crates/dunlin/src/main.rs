@@ -13,11 +13,6 @@ use kit::allocator::Allocator;
 
 use cli::{Cli, Command};
 
-/// After so many tasks a worker looks at the queue that all share. What no longer fits into its own queue of 256 waits
-/// there: with hundreds of HTTP/2 streams under way and the default of some sixty, a twentieth of the requests waited for
-/// ten times as long as the others.
-const GLOBAL_QUEUE_INTERVAL: u32 = 4;
-
 /// A request through the edge allocates some forty times; this one takes a third of the C library's time for it.
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -25,7 +20,7 @@ static ALLOCATOR: Allocator = Allocator;
 fn main() -> ExitCode {
     let Cli { globals, command } = Cli::parse();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match builder.global_queue_interval(GLOBAL_QUEUE_INTERVAL).enable_all().build() {
+    let runtime = match builder.global_queue_interval(edge::GLOBAL_QUEUE_INTERVAL).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&anyhow::Error::new(error).context("the runtime could not be started")),
     };

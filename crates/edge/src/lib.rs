@@ -67,7 +67,7 @@ pub use http3::{BadFrames, FrameFilter};
 pub use limits::{Flood, Frames, Pace, Rate};
 pub use listen::Sockets;
 pub use maintenance::Maintenance;
-pub use options::{Bounds, EdgeOptions, PlatformHost};
+pub use options::{Bounds, EdgeOptions, GLOBAL_QUEUE_INTERVAL, PlatformHost};
 pub use refusal::{Fault, Refusal};
 pub use replay::{BadOrder, BadPattern, CacheOrder, CacheRule, Fallback, Pattern, ReplayOrder, Transform};
 pub use stream::postgres::keys::{KeyScan, Scanned};

@@ -240,7 +240,7 @@ pub enum IssueError {
     /// The issuer wants fewer orders, or so many were made that more would use up what it takes from everybody.
     #[error("no more is ordered for now: {reason}")]
     RateLimited {
-        /// What it said.
+        /// What it said, or what was counted here.
         reason: String,
         /// When it may be asked again; unknown if it did not say.
         until: Option<Timestamp>,

@@ -30,9 +30,8 @@ pub const HOST: &str = "bench.dunlin.localhost";
 pub fn serve(place: &str) -> Result<()> {
     let (directory, ports) = place.split_once(' ').context("serve wants a directory and ports")?;
     let ports: Ports = serde_json::from_str(ports)?;
-    // As `dunlin` has it, but for the number of threads.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).global_queue_interval(4).enable_all().build()?;
+    let runtime = builder.worker_threads(1).global_queue_interval(edge::GLOBAL_QUEUE_INTERVAL).enable_all().build()?;
     runtime.block_on(run(Path::new(directory), &ports))
 }
 
