@@ -62,9 +62,12 @@ pub struct Search<'a> {
     context: &'a Arc<Context>,
     app: &'a AppName,
     port: u16,
+    /// The app as it was seen a moment ago.
+    seen: Option<&'a Arc<App>>,
     wish: Wish,
     reach_by: Option<Instant>,
-    began: Instant,
+    /// When waiting began, if it did.
+    began: Option<Instant>,
     tried: BTreeSet<MachineId>,
     attempts: u32,
 }
@@ -80,7 +83,13 @@ impl<'a> Search<'a> {
     /// A search for a machine of an app that has this public port.
     pub fn new(context: &'a Arc<Context>, app: &'a AppName, port: u16) -> Self {
         let (wish, tried) = (Wish::default(), BTreeSet::new());
-        Self { context, app, port, wish, reach_by: None, began: Instant::now(), tried, attempts: 0 }
+        Self { context, app, port, seen: None, wish, reach_by: None, began: None, tried, attempts: 0 }
+    }
+
+    /// Begins with the picture of the app that was seen a moment ago.
+    pub fn seen(mut self, app: &'a Arc<App>) -> Self {
+        self.seen = Some(app);
+        self
     }
 
     /// Looks for what a request wants.
@@ -98,9 +107,14 @@ impl<'a> Search<'a> {
     /// A machine with room, waiting for one as long as the bounds allow.
     pub async fn next(&mut self) -> Result<Chosen, Refusal> {
         // Most of the time there is nothing to wait for.
-        if let Attempt::Chosen(chosen) = self.try_now(self.known(&self.context.routing.load())?) {
+        let attempt = match self.seen.take() {
+            Some(app) => self.try_now(app),
+            None => self.try_now(self.known(&self.context.routing.load())?),
+        };
+        if let Attempt::Chosen(chosen) = attempt {
             return Ok(chosen);
         }
+        let began = self.began();
         let mut changes = self.context.routed.subscribe();
         let mut held: Option<Held> = None;
         loop {
@@ -129,7 +143,7 @@ impl<'a> Search<'a> {
                     () = stirred => {}
                 }
             };
-            let enough = self.began + wait;
+            let enough = began + wait;
             let until = self.reach_by.map_or(enough, |reach_by| reach_by.min(enough));
             if timeout_at(until, news).await.is_err() {
                 return Err(if until < enough { self.late() } else { self.waited(app) });
@@ -140,6 +154,7 @@ impl<'a> Search<'a> {
     /// An attempt failed before anything was sent: whether to go on with [`Self::next`], after a pause where there is
     /// nobody else to try.
     pub async fn failed(&mut self, lease: &Lease, cause: Refusal) -> Result<(), Refusal> {
+        let began = self.began();
         self.context.routing.load().blame(self.app, &lease.target);
         self.attempts += 1;
         let machine = &lease.target.machine;
@@ -152,7 +167,7 @@ impl<'a> Search<'a> {
         }
         let starting = machine.ready_for() < self.context.bounds.startup_grace;
         let enough = if starting { MAX_ATTEMPTS } else { ROUNDS_WHEN_UP * self.tried.len() as u32 };
-        if self.attempts >= enough.min(MAX_ATTEMPTS) || self.began.elapsed() >= self.context.bounds.hold {
+        if self.attempts >= enough.min(MAX_ATTEMPTS) || began.elapsed() >= self.context.bounds.hold {
             return Err(self.exhausted(cause));
         }
         let doublings = (self.attempts - self.tried.len() as u32).min(8);
@@ -247,8 +262,17 @@ impl<'a> Search<'a> {
         Refusal::NoMachine { app: self.app.clone(), wanted, machines: app.machines_in_words() }
     }
 
+    /// Since when it waits. Most requests never do, and do not ask the clock.
+    fn began(&mut self) -> Instant {
+        *self.began.get_or_insert_with(Instant::now)
+    }
+
+    fn waited_for(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| began.elapsed())
+    }
+
     fn waited(&self, app: &App) -> Refusal {
-        let (name, waited) = (self.app.clone(), self.began.elapsed());
+        let (name, waited) = (self.app.clone(), self.waited_for());
         let wanted = |it: &Candidate| self.wish.rank(&it.route.id, &it.route.region).is_some();
         if !app.ready(self.port).iter().any(wanted) {
             return Refusal::NotReady { app: name, waited, machines: app.machines_in_words() };
@@ -258,7 +282,7 @@ impl<'a> Search<'a> {
 
     /// The order that sent the request here gave it less time.
     fn late(&self) -> Refusal {
-        Refusal::ReplayTimeout { app: self.app.clone(), waited: self.began.elapsed() }
+        Refusal::ReplayTimeout { app: self.app.clone(), waited: self.waited_for() }
     }
 
     fn exhausted(&self, cause: Refusal) -> Refusal {

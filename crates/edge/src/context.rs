@@ -22,7 +22,8 @@ use crate::{
     limits::Limits,
     proxy_protocol::TrustedProxy,
     refusal::Refusal,
-    routing::Routing,
+    routing::{App, Routing},
+    signal::Signal,
     stream::postgres::Cancels,
     tls::Certificates,
     udp::Slots,
@@ -95,9 +96,9 @@ pub struct Context {
     /// What is said of HTTP/3 in answers (RFC 7838); set if it is spoken.
     pub alternative: std::sync::OnceLock<HeaderValue>,
     /// Nothing new is taken any more, and what is here shall end.
-    pub stopping: CancellationToken,
+    pub stopping: Signal,
     /// What is left is cut off.
-    pub aborting: CancellationToken,
+    pub aborting: Signal,
     /// Everything that runs.
     pub tasks: TaskTracker,
 }
@@ -107,8 +108,8 @@ pub struct Context {
 pub enum Destination {
     /// A service of the platform itself.
     Platform(PlatformHost),
-    /// An app: one that the catalog knows, or the owner of a custom host name.
-    App(AppName),
+    /// An app, with what the catalog knows of it; nothing if it has no machine.
+    App(AppName, Option<Arc<App>>),
     /// Nobody, though it is a name of the platform's domain.
     Nobody,
     /// It is no name of the platform's domain, and no app's own.
@@ -138,12 +139,16 @@ impl Context {
             return Destination::Nobody;
         }
         let Some(label) = self.label(host) else {
-            return self.hostnames.app(host).map_or(Destination::Elsewhere, Destination::App);
+            return self.hostnames.app(host).map_or(Destination::Elsewhere, |app| {
+                let known = self.routing.load().app(app.as_str()).cloned();
+                Destination::App(app, known)
+            });
         };
         if let Some(platform) = self.platform.get(label) {
             return Destination::Platform(platform.clone());
         }
         let routing = self.routing.load();
-        routing.app(label).map_or(Destination::Nobody, |app| Destination::App(app.route.name.clone()))
+        let known = routing.app(label).cloned();
+        known.map_or(Destination::Nobody, |app| Destination::App(app.route.name.clone(), Some(app)))
     }
 }

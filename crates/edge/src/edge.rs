@@ -37,6 +37,7 @@ use crate::{
     limits::Limits,
     listen::{Doors, Sockets, accept, allow_all_files, bind},
     routing::{Registry, Routing},
+    signal::Signal,
     tls::Certificates,
     udp::Slots,
     upstream::{Dialer, KeepBounds},
@@ -170,11 +171,12 @@ impl Edge {
 
     /// Stops: takes nothing new, lets what is under way end until `deadline` has passed, cuts off the rest.
     pub async fn shutdown(&self, deadline: Duration) {
-        self.context.stopping.cancel();
+        self.context.leaving.store(true, Relaxed);
+        self.context.stopping.give();
         self.context.opened.cancel();
         self.context.tasks.close();
         if tokio::time::timeout(deadline, self.context.tasks.wait()).await.is_err() {
-            self.context.aborting.cancel();
+            self.context.aborting.give();
             let _ = tokio::time::timeout(CUT_OFF, self.context.tasks.wait()).await;
         }
     }
@@ -254,8 +256,8 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         retiring: stopping.child_token(),
         leaving: AtomicBool::new(false),
         alternative: OnceLock::new(),
-        stopping,
-        aborting: CancellationToken::new(),
+        stopping: Signal::new(stopping),
+        aborting: Signal::default(),
         tasks,
         bounds: options.bounds.clone(),
     })

@@ -81,13 +81,21 @@ impl Journal {
         self.write(app, refusal.machine().cloned(), text);
     }
 
-    /// Writes what became of a request into the app's log.
-    pub fn access(&self, app: &AppState, machine: Option<&MachineId>, record: &impl fmt::Display) {
+    /// Writes what became of a request into the app's log, if there is room for it: `record` is asked for it then, at
+    /// this moment.
+    pub fn access<R: fmt::Display>(
+        &self,
+        app: &AppState,
+        machine: Option<&MachineId>,
+        record: impl FnOnce(Instant) -> R,
+    ) {
         if !self.access_records {
             return;
         }
-        let allowed = app.access_allowance.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now());
+        let now = Instant::now();
+        let allowed = app.access_allowance.lock().unwrap_or_else(PoisonError::into_inner).take(now);
         let Some(left_out) = allowed else { return };
+        let record = record(now);
         let message = if left_out == 0 { record.to_string() } else { format!("{record} left_out={left_out}") };
         self.append(app, machine.cloned(), LogSource::Access, message);
     }

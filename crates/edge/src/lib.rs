@@ -45,6 +45,7 @@ pub mod proxy_protocol;
 mod refusal;
 mod replay;
 mod routing;
+mod signal;
 mod splice;
 mod statics;
 mod stream;

@@ -301,12 +301,12 @@ impl Target {
         });
     }
 
-    /// It was reached.
-    pub fn worked(&self) {
+    /// It was reached, at this moment.
+    pub fn worked(&self, now: Instant) {
         if let Some(drowsy) = self.machine.drowsy.get() {
             drowsy.note_reached();
         }
-        self.health(Health::worked);
+        self.health_at(now, Health::worked);
     }
 
     /// How often it failed in the last while, and how often not.
@@ -315,8 +315,12 @@ impl Target {
     }
 
     fn health<T>(&self, with: impl FnOnce(&mut Health, Instant) -> T) -> T {
+        self.health_at(Instant::now(), with)
+    }
+
+    fn health_at<T>(&self, now: Instant, with: impl FnOnce(&mut Health, Instant) -> T) -> T {
         let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = with(&mut health, Instant::now());
+        let result = with(&mut health, now);
         self.clean.store(health.is_clean(), Relaxed);
         result
     }
@@ -412,7 +416,7 @@ mod tests {
         let target = target();
         target.failed(&[]);
         assert_eq!(target.standing(), Standing::Avoided(outlier::Why::Failing));
-        target.worked();
+        target.worked(Instant::now());
         assert_eq!(target.standing(), Standing::Good);
     }
 }

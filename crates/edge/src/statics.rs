@@ -34,5 +34,5 @@ pub async fn ask(context: &Context, chosen: &Chosen, head: &Head) -> Option<Answ
     asked.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     let server = (chosen.route.host_local, STATICS_PORT).into();
     let answered = timeout(PATIENCE, context.dialer.fetch(&chosen.lease.target.machine, server, &asked)).await;
-    answered.ok()?.filter(|answered| answered.status() != StatusCode::NOT_FOUND)
+    answered.ok()?.filter(|answered| answered.status != StatusCode::NOT_FOUND)
 }

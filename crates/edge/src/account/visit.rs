@@ -108,21 +108,22 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let Some(app) = self.app.get() else { return };
-        let (status, first_byte) = self.answer.get().copied().unwrap_or_default();
-        let record = Record {
-            method: &self.method,
-            target: self.target.as_ref().map_or("/", PathAndQuery::as_str),
-            host: self.host.get().map_or("", |host| host),
-            version: self.version,
-            client: self.client,
-            status: status.as_u16(),
-            code: self.code.get().copied(),
-            bytes_out: self.bytes_out,
-            first_byte,
-            total: self.began.elapsed(),
-            request_id: self.id.as_str(),
-            trace_id: self.trace.trace_id(),
-        };
-        self.journal.access(app, self.machine.get().map(|machine| &machine.id), &record);
+        self.journal.access(app, self.machine.get().map(|machine| &machine.id), |now| {
+            let (status, first_byte) = self.answer.get().copied().unwrap_or_default();
+            Record {
+                method: &self.method,
+                target: self.target.as_ref().map_or("/", PathAndQuery::as_str),
+                host: self.host.get().map_or("", |host| host),
+                version: self.version,
+                client: self.client,
+                status: status.as_u16(),
+                code: self.code.get().copied(),
+                bytes_out: self.bytes_out,
+                first_byte,
+                total: now.saturating_duration_since(self.began),
+                request_id: self.id.as_str(),
+                trace_id: self.trace.trace_id(),
+            }
+        });
     }
 }

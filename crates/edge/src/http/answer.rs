@@ -4,10 +4,15 @@
 //!  machine ─▶ fields of the connection away ─▶ compress ─▶ sign ─▶ the app's own edits ─▶ client
 //!                                                          └ not if the port is `pristine`
 //! ```
+//!
+//! Where nothing but the first and the signature has to be done, the fields stay the list that came, and the signature
+//! stands beside them until they are written.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, response};
+use hyper::body::Body;
 use model::machine::{HeaderEdit, HttpOptions, Port, ResponseOptions};
 
 use super::{
@@ -16,10 +21,81 @@ use super::{
     headers,
     request_id::RequestId,
 };
+use crate::http1::{Fields, write_field};
 
 /// Fields that frame a message, or belong to one connection: an edit of them is not heard.
 const NOT_EDITABLE: [&str; 7] =
     ["connection", "content-length", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// An answer on its way to a client.
+pub struct Answer<B> {
+    /// Its status.
+    pub status: StatusCode,
+    /// What it says.
+    pub fields: Fields,
+    /// What the platform says beside, unless it is among the fields.
+    pub signature: Option<Signature>,
+    /// Over HTTP/1 it is the last one of its connection.
+    pub is_last: bool,
+    /// Its content.
+    pub body: B,
+}
+
+impl<B> Answer<B> {
+    /// The same with other content.
+    pub fn map<T>(self, make: impl FnOnce(B) -> T) -> Answer<T> {
+        let Self { status, fields, signature, is_last, body } = self;
+        Answer { status, fields, signature, is_last, body: make(body) }
+    }
+
+    /// The same as the libraries for HTTP/2 and HTTP/3 take it.
+    pub fn into_response(self) -> Response<B> {
+        let mut response = Response::new(self.body);
+        let mut headers = self.fields.into_map();
+        if let Some(signature) = &self.signature {
+            signature.put(&mut headers);
+        }
+        (*response.status_mut(), *response.headers_mut()) = (self.status, headers);
+        response
+    }
+}
+
+impl<B> From<Response<B>> for Answer<B> {
+    fn from(response: Response<B>) -> Self {
+        let (response::Parts { status, headers, .. }, body) = response.into_parts();
+        Self { status, fields: Fields::Map(headers), signature: None, is_last: false, body }
+    }
+}
+
+/// What the platform says in an answer that it passes on.
+pub struct Signature {
+    /// In which version of HTTP the machine gave it.
+    version: Version,
+    id: RequestId,
+    /// Where else the app can be reached.
+    alternative: Option<HeaderValue>,
+}
+
+impl Signature {
+    /// Says so among the other fields.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        headers::pass_on(headers, self.version);
+        headers::sign(headers, &self.id);
+        if let Some(alternative) = &self.alternative {
+            headers.entry(header::ALT_SVC).or_insert_with(|| alternative.clone());
+        }
+    }
+
+    /// Says so in lines of their own, where none of the fields says anything of the kind.
+    pub fn write(&self, text: &mut BytesMut) {
+        write_field(text, "via", headers::via(self.version).as_bytes());
+        write_field(text, "server", headers::SERVER.as_bytes());
+        write_field(text, headers::FLY_REQUEST_ID.as_str(), self.id.as_str().as_bytes());
+        if let Some(alternative) = &self.alternative {
+            write_field(text, "alt-svc", alternative.as_bytes());
+        }
+    }
+}
 
 /// How the answer to one request is to be changed.
 pub struct Dress {
@@ -43,17 +119,24 @@ impl Dress {
     /// Makes a machine's answer, given in `version`, the client's.
     pub fn put_on(
         &self,
-        mut response: Response<MachineBody>,
+        mut answer: Answer<MachineBody>,
         version: Version,
         compressor: &Compressor,
         id: &RequestId,
-    ) -> Response<ResponseBody> {
-        let compression = self.compresses().then(|| compressor.begin(self.wish, &mut response)).flatten();
-        self.sign(response.headers_mut(), version, id);
-        if let Some(edits) = self.response().map(|response| &response.headers) {
-            edits.iter().for_each(|(name, edit)| apply(response.headers_mut(), name, edit));
+    ) -> Answer<ResponseBody> {
+        let Answer { status, fields, body, .. } = &mut answer;
+        let compresses = self.compresses().then_some(self.wish);
+        let compression = compresses.and_then(|wish| compressor.begin(wish, *status, fields, &body.size_hint()));
+        let edits = self.response().map(|response| &response.headers).filter(|edits| !edits.is_empty());
+        match self.signature(version, id) {
+            Some(signature) if edits.is_some() || !headers::leave_room(fields) => signature.put(fields.map_mut()),
+            beside => answer.signature = beside,
         }
-        response.map(|body| match compression {
+        if let Some(edits) = edits {
+            let headers = answer.fields.map_mut();
+            edits.iter().for_each(|(name, edit)| apply(headers, name, edit));
+        }
+        answer.map(|body| match compression {
             Some(compression) => ResponseBody::Compressed(Box::new(compression.body(body))),
             None => ResponseBody::Machine(Box::new(body)),
         })
@@ -61,13 +144,14 @@ impl Dress {
 
     /// Adds the platform's own fields, unless the app wants its answers without.
     pub fn sign(&self, headers: &mut HeaderMap, version: Version, id: &RequestId) {
-        if !self.response().is_some_and(|response| response.pristine) {
-            headers::pass_on(headers, version);
-            headers::sign(headers, id);
-            if let Some(alternative) = &self.alternative {
-                headers.entry(header::ALT_SVC).or_insert_with(|| alternative.clone());
-            }
+        if let Some(signature) = self.signature(version, id) {
+            signature.put(headers);
         }
+    }
+
+    fn signature(&self, version: Version, id: &RequestId) -> Option<Signature> {
+        let pristine = self.response().is_some_and(|response| response.pristine);
+        (!pristine).then(|| Signature { version, id: id.clone(), alternative: self.alternative.clone() })
     }
 
     /// Unless the app says something else, answers that gain by it are compressed.

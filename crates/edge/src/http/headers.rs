@@ -11,12 +11,15 @@ use http::{
 };
 
 use super::{Client, host::Host, request_id::RequestId};
-use crate::http1::write_field;
+use crate::http1::{Fields, Listed, write_field};
 
 /// Where the client's address is told to the app.
 const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
 const FLY_FORWARDED_PORT: HeaderName = HeaderName::from_static("fly-forwarded-port");
 const FLY_REGION: HeaderName = HeaderName::from_static("fly-region");
+/// The name of this server in answers.
+pub const SERVER: &str = "Dunlin";
+/// The name of a request, in what a machine and the client get.
 pub const FLY_REQUEST_ID: HeaderName = HeaderName::from_static("fly-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -145,9 +148,45 @@ fn text(text: &str) -> HeaderValue {
 }
 
 /// Makes a machine's fields those that the client gets.
-pub fn to_client(headers: &mut HeaderMap) {
-    drop_hop_by_hop(headers, |name| REPLAY_CACHE.contains(&name.as_str()));
-    headers.remove(header::TE);
+pub fn to_client(fields: &mut Fields) {
+    match fields {
+        Fields::Came(listed) => {
+            let also = listed_for_connection(listed);
+            let is = |name: &[u8], other: &[u8]| name.eq_ignore_ascii_case(other);
+            listed.retain(|name| {
+                !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, &REPLAY_CACHE) && !also.iter().any(|it| is(name, it))
+            });
+        }
+        Fields::Map(headers) => {
+            drop_hop_by_hop(headers, |name| REPLAY_CACHE.contains(&name.as_str()));
+            headers.remove(header::TE);
+        }
+    }
+}
+
+/// The fields that the Connection field says belong to the connection, beside those that always do.
+fn listed_for_connection(listed: &Listed) -> Vec<Vec<u8>> {
+    let lists = listed.iter().filter(|(name, _)| is_one_of(name, &["connection"])).map(|(_, list)| list);
+    let named = lists.flat_map(tokens).filter(|token| {
+        let is_end_to_end = || HeaderName::from_bytes(token).is_ok_and(|name| is_end_to_end(&name));
+        !is_one_of(token, &["close"]) && !is_one_of(token, &HOP_BY_HOP) && !is_end_to_end()
+    });
+    named.map(<[u8]>::to_vec).collect()
+}
+
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|it| it.len() == name.len() && it.as_bytes().eq_ignore_ascii_case(name))
+}
+
+/// Takes away from a list of fields what the platform says in its place. Tells whether it can stand beside them: where
+/// somebody else has passed the message on, or says where else the app is, only a map can hold what both say.
+pub fn leave_room(fields: &mut Fields) -> bool {
+    let Fields::Came(listed) = fields else { return false };
+    if listed.iter().any(|(name, _)| is_one_of(name, &["via", "alt-svc"])) {
+        return false;
+    }
+    listed.retain(|name| !is_one_of(name, &["server", "fly-request-id"]));
+    true
 }
 
 /// Makes a client's trailers those that a machine gets, and a machine's those that the client gets: some servers mix
@@ -164,12 +203,12 @@ pub fn pass_on(headers: &mut HeaderMap, version: Version) {
 
 /// What every answer carries, whoever made it.
 pub fn sign(headers: &mut HeaderMap, id: &RequestId) {
-    headers.insert(header::SERVER, HeaderValue::from_static("Dunlin"));
+    headers.insert(header::SERVER, HeaderValue::from_static(SERVER));
     headers.insert(FLY_REQUEST_ID, id.value());
 }
 
 /// Who passed the message on, and in which version he got it (RFC 9110, 7.6.3).
-fn via(version: Version) -> &'static str {
+pub fn via(version: Version) -> &'static str {
     match version {
         Version::HTTP_3 => "3 dunlin",
         Version::HTTP_2 => "2 dunlin",
@@ -209,8 +248,10 @@ fn drop_hop_by_hop(headers: &mut HeaderMap, other: impl Fn(&HeaderName) -> bool)
         let (_, values) = field.remove_entry_mult();
         if name == header::CONNECTION {
             let lists: Vec<HeaderValue> = values.collect();
-            let listed =
-                lists.iter().flat_map(tokens).filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok());
+            let listed = lists
+                .iter()
+                .flat_map(|list| tokens(list.as_bytes()))
+                .filter_map(|token| HeaderName::from_bytes(token).ok());
             for name in listed.filter(|name| !is_end_to_end(name)) {
                 headers.remove(name);
             }
@@ -273,12 +314,12 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Whether a list has this token, in any case.
-pub fn has_token(list: &HeaderValue, token: &str) -> bool {
-    tokens(list).any(|it| it.eq_ignore_ascii_case(token))
+pub fn has_token(list: impl AsRef<[u8]>, token: &str) -> bool {
+    tokens(list.as_ref()).any(|it| it.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-fn tokens(list: &HeaderValue) -> impl Iterator<Item = &str> {
-    list.to_str().unwrap_or_default().split(',').map(str::trim).filter(|token| !token.is_empty())
+fn tokens(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 //! `100 Continue` is not one of them: the edge itself asks a client for its content, when it has a machine that takes it.
 //! Over HTTP/2 none is passed, since the library cannot say it.
 
-use http::Response;
+use http::{HeaderMap, Response, StatusCode, Version, header};
 use tokio::sync::mpsc;
 
 use super::{connection::Talk, headers};
-use crate::http1::write_answer;
+use crate::http1::{Fields, write_answer};
 
 /// How a client is told, if it can be.
 #[derive(Clone)]
@@ -22,21 +22,26 @@ pub enum Interim {
 
 impl Interim {
     /// Tells the client. One that takes nothing misses it.
-    pub fn tell(&self, mut interim: Response<()>) {
-        headers::to_client(interim.headers_mut());
+    pub fn tell(&self, status: StatusCode, headers: HeaderMap) {
+        let mut fields = Fields::Map(headers);
+        headers::to_client(&mut fields);
         // There is no content that these could be about.
-        for about_content in [http::header::CONTENT_LENGTH, http::header::TRAILER] {
-            interim.headers_mut().remove(about_content);
+        for about_content in [header::CONTENT_LENGTH, header::TRAILER] {
+            fields.map_mut().remove(about_content);
         }
         match self {
             Self::Not => {}
             Self::Connection(talk) => {
                 let mut conversation = talk.lock();
                 let text = conversation.wire.outbox.text();
-                write_answer(text, http::Version::HTTP_11, interim.status(), interim.headers());
+                write_answer(text, Version::HTTP_11, status, &fields, false);
                 text.extend_from_slice(b"\r\n");
             }
-            Self::Stream(stream) => drop(stream.try_send(interim)),
+            Self::Stream(stream) => {
+                let mut interim = Response::new(());
+                (*interim.status_mut(), *interim.headers_mut()) = (status, fields.into_map());
+                drop(stream.try_send(interim));
+            }
         }
     }
 }

@@ -5,9 +5,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use http::{HeaderValue, Response, StatusCode, Version, header};
+use http::{StatusCode, Version};
 use tokio::sync::Notify;
 
+use super::answer::Answer;
 use crate::context::Context;
 
 /// Whether a connection carries many requests at a time, once that is known.
@@ -40,9 +41,6 @@ impl Multiplexed {
 }
 
 /// Makes an answer the last one of its connection if the edge retires.
-pub fn make_last<B>(context: &Context, version: Version, answer: &mut Response<B>) {
-    if version < Version::HTTP_2 && context.leaving.load(Relaxed) && answer.status() != StatusCode::SWITCHING_PROTOCOLS
-    {
-        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
+pub fn make_last<B>(context: &Context, answer: &mut Answer<B>) {
+    answer.is_last |= context.leaving.load(Relaxed) && answer.status != StatusCode::SWITCHING_PROTOCOLS;
 }

@@ -10,7 +10,7 @@
 //! A wish that insists is read strictly, since another machine than the one that was meant would be worse than none. One
 //! that does not is read as far as it makes sense.
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::HeaderMap;
 use model::MachineId;
 
 use crate::{
@@ -22,8 +22,6 @@ const PREFER_REGION: &str = "fly-prefer-region";
 const FORCE_REGION: &str = "fly-force-region";
 const PREFER_INSTANCE: &str = "fly-prefer-instance-id";
 const FORCE_INSTANCE: &str = "fly-force-instance-id";
-/// Tells the app that another machine than this one was preferred.
-const UNAVAILABLE: HeaderName = HeaderName::from_static("fly-preferred-instance-unavailable");
 
 /// What the fields of a request ask for.
 pub fn wish_of(headers: &HeaderMap) -> Result<Wish, Refusal> {
@@ -50,16 +48,6 @@ pub fn wish_of(headers: &HeaderMap) -> Result<Wish, Refusal> {
     Ok(wish)
 }
 
-/// Tells the app whether its client gets another machine than the preferred one.
-pub fn tell_unavailable(headers: &mut HeaderMap, wish: &Wish, chosen: &MachineId) {
-    headers.remove(UNAVAILABLE);
-    if let Some(preferred) = wish.preferred().filter(|preferred| *preferred != chosen)
-        && let Ok(value) = HeaderValue::from_str(preferred.as_str())
-    {
-        headers.insert(UNAVAILABLE, value);
-    }
-}
-
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.to_str().unwrap_or("?").trim())
 }
@@ -70,6 +58,7 @@ fn bad(field: &'static str, value: &str, what: &'static str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;

@@ -20,7 +20,7 @@ use model::{AppName, machine::Port};
 use tokio::time::{Instant, timeout};
 
 use super::{
-    answer::Dress,
+    answer::{Answer, Dress},
     body::{ClientBody, MachineBody, ResponseBody},
     headers::{self, ClientFields},
     host::{Host, check_target},
@@ -43,7 +43,7 @@ use crate::{
     replay::{BadOrder, Head, Journey, MAX_JSON_BYTES, Orderer, Recall, ReplayOrder},
     routing::App,
     statics, tls, tunnel,
-    upstream::{AnswerBody, Failed, KeptBody, RequestBody},
+    upstream::{Answered, Failed, KeptBody, RequestBody},
 };
 
 /// How often a request is sent again that may have reached a machine already.
@@ -55,17 +55,17 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// What has nothing to wait for is done by plain functions, which take what they need by value: a future keeps room for
 /// all that is borrowed in it, and there are as many of this one as requests under way.
-pub async fn answer(context: Arc<Context>, busy: Busy, request: Request<InboundBody>) -> Response<ClientBody> {
-    let Arrival { id, account, format, version, request } = Arrival::of(&context, &busy, request);
+pub async fn answer(context: Arc<Context>, busy: Busy, request: Request<InboundBody>) -> Answer<ClientBody> {
+    let Arrival { id, account, format, request } = Arrival::of(&context, &busy, request);
     let carried = match route(&context, &busy, &id, &account, request) {
-        Ok(Way::Here(answer)) => Ok(answer),
+        Ok(Way::Here(answer)) => Ok(answer.into()),
         Ok(Way::Platform(platform, request)) => {
-            Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), &id))
+            Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), &id).into())
         }
         Ok(Way::App(visit)) => visit.carry().await,
         Err(refusal) => Err(refusal),
     };
-    finish(&context, carried, (id, account, format, version), busy)
+    finish(&context, carried, (id, account, format), busy)
 }
 
 /// A request that has just come.
@@ -74,7 +74,6 @@ struct Arrival {
     account: Box<Account>,
     /// How a refusal is told.
     format: Format,
-    version: Version,
     request: Request<InboundBody>,
 }
 
@@ -84,28 +83,25 @@ impl Arrival {
         busy.0.connection.request();
         busy.0.multiplexed.came_by(request.version());
         let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
-        Self { id, account, format: Format::of(request.headers()), version: request.version(), request }
+        Self { id, account, format: Format::of(request.headers()), request }
     }
 }
 
 /// Makes whatever became of a request the client's answer.
 fn finish(
     context: &Context,
-    carried: Result<Response<ResponseBody>, Refusal>,
-    (id, account, format, version): (RequestId, Box<Account>, Format, Version),
+    carried: Result<Answer<ResponseBody>, Refusal>,
+    (id, account, format): (RequestId, Box<Account>, Format),
     busy: Busy,
-) -> Response<ClientBody> {
-    let mut response = carried.unwrap_or_else(|refusal| {
+) -> Answer<ClientBody> {
+    let mut answer = carried.unwrap_or_else(|refusal| {
         account.refused(&refusal);
-        let mut page = page::answer(&refusal, format, &id);
-        if refusal.ends_connection() && version < Version::HTTP_2 {
-            page.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        signed(page, &id)
+        let page = signed(page::answer(&refusal, format, &id), &id);
+        Answer { is_last: refusal.ends_connection(), ..page.into() }
     });
-    leave::make_last(context, version, &mut response);
-    account.answered(response.status());
-    response.map(|body| ClientBody::new(body, account, busy))
+    leave::make_last(context, &mut answer);
+    account.answered(answer.status);
+    answer.map(|body| ClientBody::new(body, account, busy))
 }
 
 fn signed(mut response: Response<ResponseBody>, id: &RequestId) -> Response<ResponseBody> {
@@ -151,9 +147,9 @@ fn route<'a>(
             common.put(request.headers_mut());
             Ok(Way::Platform(platform, request))
         }
-        Destination::App(app) => {
-            let visitor = Visitor { context, busy, id, account, host, app };
-            visitor.enter(upgrade, request)
+        Destination::App(name, Some(app)) => {
+            let visitor = Visitor { context, busy, id, account, host, app: name };
+            visitor.enter(app, upgrade, request)
         }
         _ => {
             // An app without machines may be in maintenance mode.
@@ -200,7 +196,7 @@ enum Gate {
 }
 
 /// A request that was sent: its answer, and who gave it.
-type Sent = (Response<AnswerBody>, Chosen);
+type Sent = (Answered, Chosen);
 
 /// Whose request it is, and which app's.
 struct Visitor<'a> {
@@ -227,9 +223,12 @@ struct Visit<'a> {
 
 impl<'a> Visitor<'a> {
     /// Comes in, if the app lets it.
-    fn enter(self, upgrade: Option<Upgrade>, mut request: Request<InboundBody>) -> Result<Way<'a>, Refusal> {
-        let unknown = || Refusal::UnknownHost { host: self.host.name.to_string() };
-        let app = self.context.routing.load().app(self.app.as_str()).cloned().ok_or_else(unknown)?;
+    fn enter(
+        self,
+        app: Arc<App>,
+        upgrade: Option<Upgrade>,
+        mut request: Request<InboundBody>,
+    ) -> Result<Way<'a>, Refusal> {
         let what = self.describe(&request);
         self.account.is_for(&app.state, &self.host.name);
         let tell = |refusal: &Refusal| self.context.journal.refused(&app.state, refusal, &what);
@@ -306,8 +305,10 @@ impl<'a> Visitor<'a> {
         Ok(())
     }
 
-    fn state_of(&self, app: &AppName) -> Option<Arc<AppState>> {
-        self.context.routing.load().app(app.as_str()).map(|app| app.state.clone())
+    /// The state of the app that a request goes to; that of the one where it began if the other is gone.
+    fn state_of(&self, app: &AppName, origin: &Arc<App>) -> Arc<AppState> {
+        let elsewhere = (*app != self.app).then(|| self.context.routing.load().app(app.as_str()).cloned()).flatten();
+        elsewhere.as_ref().unwrap_or(origin).state.clone()
     }
 
     fn describe<B>(&self, request: &Request<B>) -> What {
@@ -317,17 +318,19 @@ impl<'a> Visitor<'a> {
 
 impl Visit<'_> {
     /// Sends it to its app, and from there to wherever that sends it, until somebody answers.
-    async fn carry(mut self: Box<Self>) -> Result<Response<ResponseBody>, Refusal> {
+    async fn carry(mut self: Box<Self>) -> Result<Answer<ResponseBody>, Refusal> {
         let rules = self.origin.port(self.visitor.busy.0.port).and_then(|port| port.options.http_options.as_ref());
         let rules = rules.map(|options| options.replay_cache.as_slice()).unwrap_or_default();
         let recall = Recall { cache: &self.origin.state.replays, rules };
         let (visitor, journey) = (&self.visitor, &mut self.journey);
-        journey.recall(&recall, |target| visitor.permit(&visitor.app, target).is_ok(), Instant::now());
+        if !recall.cache.is_empty() {
+            journey.recall(&recall, |target| visitor.permit(&visitor.app, target).is_ok(), Instant::now());
+        }
         let (sent, state) = loop {
-            let state = visitor.state_of(&journey.app).unwrap_or_else(|| self.origin.state.clone());
+            let state = visitor.state_of(&journey.app, &self.origin);
             let tell = |refusal: &Refusal| visitor.context.journal.refused(&state, refusal, &self.what);
             let upgrades = self.upgrade.is_some();
-            let sent = match visitor.send(journey, &self.body, upgrades).await.inspect_err(tell) {
+            let sent = match visitor.send(journey, &self.origin, &self.body, upgrades).await.inspect_err(tell) {
                 Ok(sent) => sent,
                 Err(refusal) if journey.turn_back(&refusal, &recall, Instant::now()) => continue,
                 Err(refusal) => return Err(refusal),
@@ -345,27 +348,27 @@ impl Visit<'_> {
     }
 
     /// Makes a machine's answer the client's.
-    fn finish(self, (mut response, chosen): Sent, state: Arc<AppState>) -> Result<Response<ResponseBody>, Refusal> {
+    fn finish(self, (answered, chosen): Sent, state: Arc<AppState>) -> Result<Answer<ResponseBody>, Refusal> {
         let Self { visitor: Visitor { context, busy, id, account, .. }, upgrade, dress, what, .. } = self;
         account.answered_by(&chosen.lease.target.machine);
-        let version = response.version();
-        headers::to_client(response.headers_mut());
-        *response.version_mut() = Version::HTTP_11;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let response = response.map(|body| MachineBody::new(body, chosen.lease, context.clone(), state, what));
-            return Ok(dress.put_on(response, version, &context.compressor, id));
+        let Answered { status, version, mut fields, body } = answered;
+        headers::to_client(&mut fields);
+        if status != StatusCode::SWITCHING_PROTOCOLS {
+            let body = MachineBody::new(body, chosen.lease, context.clone(), state, what);
+            let answer = Answer { status, fields, signature: None, is_last: false, body };
+            return Ok(dress.put_on(answer, version, &context.compressor, id));
         }
-        dress.sign(response.headers_mut(), version, id);
-        let (mut parts, body) = response.into_parts();
+        let headers = fields.map_mut();
+        dress.sign(headers, version, id);
         let Some((upgrade, machine)) = upgrade.zip(body.into_stream()) else {
             let machine = chosen.lease.target.machine.id.clone();
             let reason = "it switched protocols without being asked".into();
             return Err(Refusal::BadAnswer { machine, protocol: "HTTP/1.1", reason });
         };
-        parts.status = upgrade.consent(&mut parts.headers);
+        let status = upgrade.consent(headers);
         let tunnel = tunnel::run(context.clone(), upgrade, machine, chosen.lease, busy.clone());
         context.tasks.spawn(tunnel);
-        Ok(Response::from_parts(parts, ResponseBody::default()))
+        Ok(Answer { status, fields, signature: None, is_last: false, body: ResponseBody::default() })
     }
 }
 
@@ -385,16 +388,25 @@ impl Visitor<'_> {
     }
 
     /// Sends it to a machine, and to another one where that is safe.
-    async fn send(&self, journey: &mut Journey, body: &KeptBody, upgrades: bool) -> Result<Sent, Refusal> {
+    async fn send(
+        &self,
+        journey: &mut Journey,
+        origin: &Arc<App>,
+        body: &KeptBody,
+        upgrades: bool,
+    ) -> Result<Sent, Refusal> {
         let app = journey.app.clone();
         let search = Search::new(self.context, &app, self.busy.0.port);
         let mut search = search.wishing(journey.wish.clone()).reach_by(journey.reach_by);
+        if app == self.app {
+            search = search.seen(origin);
+        }
         let (mut content, interim) = (read(body)?, self.busy.interim());
         let mut resends = 0;
         loop {
             let mut chosen = search.next().await?;
             chosen.suit(upgrades);
-            prefer::tell_unavailable(&mut journey.head.headers, &journey.wish, &chosen.route.id);
+            journey.tell_unavailable(&chosen.route.id);
             if !upgrades
                 && statics::may_have(&chosen, &journey.head)
                 && let Some(answered) = Box::pin(statics::ask(self.context, &chosen, &journey.head)).await
@@ -429,8 +441,8 @@ impl Visitor<'_> {
     }
 
     /// The order that an answer holds instead of an answer. The rest of such an answer is thrown away.
-    async fn order_in(&self, (answered, chosen): Sent) -> Result<ReplayOrder, BadOrder> {
-        if let Some(order) = ReplayOrder::of_headers(answered.headers()) {
+    async fn order_in(&self, (mut answered, chosen): Sent) -> Result<ReplayOrder, BadOrder> {
+        if let Some(order) = ReplayOrder::of_headers(answered.fields.map_mut()) {
             self.context.tasks.spawn(throw_away(answered, chosen));
             return order;
         }
@@ -447,8 +459,8 @@ fn is_safe_twice(method: &Method, cause: &Refusal) -> bool {
 }
 
 /// Whether an answer is an order to send the request elsewhere.
-fn is_order(answered: &Response<AnswerBody>) -> bool {
-    answered.status() != StatusCode::SWITCHING_PROTOCOLS && ReplayOrder::is_in(answered.headers())
+fn is_order(answered: &Answered) -> bool {
+    answered.status != StatusCode::SWITCHING_PROTOCOLS && ReplayOrder::is_in(&answered.fields)
 }
 
 /// What was asked for, in words for the app's log.
@@ -482,13 +494,13 @@ fn read(body: &KeptBody) -> Result<RequestBody, Refusal> {
 }
 
 /// Reads an answer that nobody wants, so that its connection can be used again; a long one is broken off instead.
-async fn throw_away(answered: Response<AnswerBody>, chosen: Chosen) {
+async fn throw_away(answered: Answered, chosen: Chosen) {
     let _ = whole(answered, MAX_JSON_BYTES).await;
     drop(chosen);
 }
 
 /// The body of an answer, if it comes whole, soon, and is not too long.
-async fn whole(answered: Response<AnswerBody>, limit: usize) -> Option<Bytes> {
-    let body = timeout(ORDER_PATIENCE, Limited::new(answered.into_body(), limit).collect()).await;
+async fn whole(answered: Answered, limit: usize) -> Option<Bytes> {
+    let body = timeout(ORDER_PATIENCE, Limited::new(answered.body, limit).collect()).await;
     Some(body.ok()?.ok()?.to_bytes())
 }

@@ -2,11 +2,17 @@
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     net::{IpAddr, SocketAddr},
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -151,10 +157,13 @@ async fn converse(context: Arc<Context>, stream: AnyStream, client: Arc<Client>)
     let served = if client.secured.as_ref().is_some_and(|secured| secured.is_http2) {
         Served::Http2(Prefixed::new(Bytes::new(), stream))
     } else {
-        tokio::select! {
-            served = connection::serve(&context, stream, &client) => served,
-            () = context.aborting.cancelled() => return,
-        }
+        let (mut serving, mut aborting) = (pin!(connection::serve(&context, stream, &client)), context.aborting.ear());
+        let served = poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Ready(served) => Poll::Ready(Some(served)),
+            Poll::Pending => aborting.poll(cx).map(|()| None),
+        });
+        let Some(served) = served.await else { return };
+        served
     };
     if let Served::Http2(stream) = served {
         // By address: most connections never need this room.
@@ -167,10 +176,10 @@ async fn serve_http2(context: Arc<Context>, stream: Prefixed<AnyStream>, client:
         let (context, client) = (context.clone(), client.clone());
         // By address, for the same reason: what awaits it is moved about before it runs.
         let answer = Box::pin(request::answer(context, Busy::new(client), request.map(InboundBody::from)));
-        answer.map(Ok::<_, Infallible>)
+        answer.map(|answer| Ok::<_, Infallible>(answer.into_response()))
     });
     let connection = context.server.serve_connection(TokioIo::new(Gathered::new(stream)), service);
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended, &client),
         () = context.stopping.cancelled() => {}
@@ -194,16 +203,19 @@ fn log_end(ended: Result<(), hyper::Error>, client: &Client) {
 /// What goes on over a connection.
 struct Activity {
     under_way: AtomicUsize,
+    /// Whether somebody wants to know how long nothing has been under way; else nobody keeps it.
+    is_watched: AtomicBool,
     last: Mutex<Instant>,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self { under_way: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
+        Self { under_way: AtomicUsize::new(0), is_watched: AtomicBool::new(false), last: Mutex::new(Instant::now()) }
     }
 
     /// Resolves once nothing has been under way for so long.
     async fn idle(&self, limit: Duration) {
+        self.is_watched.store(true, SeqCst);
         let began = Instant::now();
         loop {
             let last = (*self.last.lock().unwrap_or_else(PoisonError::into_inner)).max(began);
@@ -249,7 +261,9 @@ impl Clone for Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         let activity = &self.0.activity;
-        *activity.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if activity.is_watched.load(SeqCst) {
+            *activity.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
         activity.under_way.fetch_sub(1, Relaxed);
     }
 }

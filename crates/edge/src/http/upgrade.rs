@@ -86,6 +86,8 @@ impl Upgrade {
             let client = ClientSide::Stream(hyper::upgrade::on(&mut *request));
             return Some(Self { protocol: HeaderValue::from_static("websocket"), client, extended: true });
         }
+        // Where nothing offers the connection there is nothing to read.
+        request.extensions().get::<Offer>()?;
         let protocol = wanted(request.version(), request.headers())?;
         let client = request.extensions_mut().remove::<Offer>()?.accept()?;
         Some(Self { protocol, client, extended: false })

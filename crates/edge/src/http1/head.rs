@@ -3,20 +3,22 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, request, response,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
 use thiserror::Error;
 
-use super::framing::{self, BadFraming, Framing};
+use super::{
+    fields::{Fields, Listed},
+    framing::{BadFraming, Framing, Said, settle},
+};
+use crate::http::has_token;
 
 /// More fields than this are refused.
 const MAX_FIELDS: usize = 128;
 /// A longer target is refused; `http::Uri` holds no more.
 const MAX_TARGET: usize = 65_534;
 
-/// How many fields the edge adds to a request, and to an answer.
-const ADDED: (usize, usize) = (6, 4);
+/// How many fields the edge adds to a request.
+const ADDED: usize = 6;
 
 /// A request's head.
 pub struct RequestHead {
@@ -26,12 +28,20 @@ pub struct RequestHead {
     pub framing: Framing,
     /// Whether another request may follow it.
     pub keeps_alive: bool,
+    /// Whether the client reads trailers.
+    pub reads_trailers: bool,
+    /// Whether the client waits to be told that its content is wanted (RFC 9110, 10.1.1).
+    pub waits: bool,
 }
 
 /// An answer's head.
 pub struct AnswerHead {
-    /// What it says.
-    pub parts: response::Parts,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its version.
+    pub version: Version,
+    /// What it says beside.
+    pub fields: Fields,
     /// Where its content ends.
     pub framing: Framing,
     /// Whether another request may follow on the connection.
@@ -136,10 +146,15 @@ pub fn take_request(inbox: &mut BytesMut, seen: &mut Seen, limit: usize) -> Resu
     parts.uri =
         Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Syntax("its target is none"))?;
     parts.version = version(parsed.version);
-    parts.headers = fields_of(&head, parsed.headers, ADDED.0)?;
-    let (framing, clear) = framing::of_request(parts.version, &mut parts.headers)?;
-    let keeps_alive = clear && framing::keeps_alive(parts.version, &parts.headers);
-    Ok(Some(RequestHead { parts, framing, keeps_alive }))
+    parts.headers = fields_of(&head, parsed.headers, ADDED)?;
+    let said = said(parsed.headers);
+    let (framing, clear) = said.of_request(parts.version)?;
+    if said.says_too_much() {
+        settle(framing, &mut parts.headers);
+    }
+    let keeps_alive = clear && said.keeps_alive(parts.version);
+    let Said { reads_trailers, waits, .. } = said;
+    Ok(Some(RequestHead { parts, framing, keeps_alive, reads_trailers, waits }))
 }
 
 /// Takes an answer's head from the beginning of `inbox`, once it is whole. `method` is that of the request.
@@ -156,19 +171,19 @@ pub fn take_answer(
     let Some(head) = seen.take(inbox, limit)? else { return Ok(None) };
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
-    let status =
-        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, &mut fields)?;
-    is_whole(status, &head)?;
-    let (mut parts, ()) = Response::new(()).into_parts();
-    parts.status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
-    parts.version = version(parsed.version);
-    parts.headers = fields_of(&head, parsed.headers, ADDED.1)?;
-    let keeps_alive = framing::keeps_alive(parts.version, &parts.headers);
-    let both =
-        parts.headers.contains_key(header::TRANSFER_ENCODING) && parts.headers.contains_key(header::CONTENT_LENGTH);
-    let framing = framing::of_answer(method, parts.status, parts.version, &mut parts.headers)?;
-    let keeps_alive = keeps_alive && !both && framing != Framing::ToClose;
-    Ok(Some(AnswerHead { parts, framing, keeps_alive }))
+    let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, &mut fields)?;
+    is_whole(read, &head)?;
+    let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
+    let version = version(parsed.version);
+    let said = said(parsed.headers);
+    let framing = said.of_answer(method, status, version)?;
+    let keeps_alive = said.keeps_alive(version) && !said.is_ambiguous() && framing != Framing::ToClose;
+    let says_too_much = said.says_too_much();
+    let mut fields = Fields::Came(Listed::of(head.clone(), parsed.headers)?);
+    if says_too_much {
+        settle(framing, fields.map_mut());
+    }
+    Ok(Some(AnswerHead { status, version, fields, framing, keeps_alive }))
 }
 
 /// Reads the fields after the last chunk.
@@ -191,6 +206,10 @@ fn version(minor: Option<u8>) -> Version {
     if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
 }
 
+fn said<'a>(parsed: &[httparse::Header<'a>]) -> Said<'a> {
+    Said::of(parsed.iter().map(|field| (field.name.as_bytes(), field.value)))
+}
+
 /// The fields, with room for some more; their values share the memory of the head.
 fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>], more: usize) -> Result<HeaderMap, BadHead> {
     let mut headers = HeaderMap::with_capacity(parsed.len() + more);
@@ -203,25 +222,64 @@ fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>], more: usize) -> Resu
     Ok(headers)
 }
 
-/// Writes a request's first line and fields, but for those that frame it: they are the caller's.
-pub fn write_request(outbox: &mut BytesMut, method: &Method, target: &str, headers: &HeaderMap) {
+/// Writes a request's first line and fields, but for those that frame it: they are the caller's. Tells whether they
+/// announced content.
+pub fn write_request(outbox: &mut BytesMut, method: &Method, target: &str, headers: &HeaderMap) -> bool {
     outbox.reserve(256 + headers.len() * 48);
     for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         outbox.extend_from_slice(part.as_bytes());
     }
-    for (name, value) in headers.iter().filter(|(name, _)| **name != header::CONTENT_LENGTH) {
-        write_field(outbox, name.as_str(), value.as_bytes());
+    let mut announced = false;
+    for (name, value) in headers {
+        if *name == header::CONTENT_LENGTH {
+            announced = true;
+        } else {
+            write_field(outbox, name.as_str(), value.as_bytes());
+        }
     }
+    announced
 }
 
-/// Writes an answer's first line and fields. Those that frame it are the caller's.
-pub fn write_answer(outbox: &mut BytesMut, version: Version, status: StatusCode, headers: &HeaderMap) {
-    outbox.reserve(256 + headers.len() * 48);
+/// What the fields of an answer said when they were written.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// When it was made.
+    pub date: bool,
+    /// What becomes of the connection.
+    pub connection: bool,
+    /// That it is closed.
+    pub closes: bool,
+}
+
+/// Writes an answer's first line and fields. Those that frame it are the caller's: a length is written only where it
+/// `tells_length` of content that does not come with it.
+pub fn write_answer(
+    outbox: &mut BytesMut,
+    version: Version,
+    status: StatusCode,
+    fields: &Fields,
+    tells_length: bool,
+) -> Written {
+    outbox.reserve(256 + fields.count() * 48);
     let version: &[u8] = if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
     for part in [version, status.as_str().as_bytes(), b" ", reason(status), b"\r\n"] {
         outbox.extend_from_slice(part);
     }
-    write_fields(outbox, headers);
+    let mut written = Written::default();
+    fields.each(|name, value| {
+        let is = |other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+        match name.len() {
+            14 if is(header::CONTENT_LENGTH) && !tells_length => return,
+            4 => written.date |= is(header::DATE),
+            10 if is(header::CONNECTION) => {
+                written.connection = true;
+                written.closes |= has_token(value, "close");
+            }
+            _ => {}
+        }
+        write_line(outbox, name, value);
+    });
+    written
 }
 
 /// Writes fields, a line each.
@@ -233,7 +291,11 @@ pub fn write_fields(outbox: &mut BytesMut, headers: &HeaderMap) {
 
 /// Writes one field.
 pub fn write_field(outbox: &mut BytesMut, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+    write_line(outbox, name.as_bytes(), value);
+}
+
+fn write_line(outbox: &mut BytesMut, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
         outbox.extend_from_slice(part);
     }
 }

@@ -15,6 +15,7 @@
 mod alarm;
 mod decode;
 mod encode;
+mod fields;
 mod framing;
 mod head;
 mod wire;
@@ -22,6 +23,7 @@ mod wire;
 pub use alarm::Alarm;
 pub use decode::{Decoder, Piece};
 pub use encode::{Encoder, announce};
+pub use fields::{Fields, Listed};
 pub use framing::Framing;
 pub use head::{
     AnswerHead, BadHead, RequestHead, Seen, take_answer, take_request, write_answer, write_field, write_request,

@@ -99,7 +99,7 @@ async fn exchange(
     while let Ok(interim) = informed.try_recv() {
         answer.inform(interim).await?;
     }
-    answer.send(response).await
+    answer.send(response.into_response()).await
 }
 
 fn interim(status: StatusCode) -> Response<()> {

@@ -79,6 +79,11 @@ impl Frames {
         Ok(())
     }
 
+    /// Whether the connection carries no frames: what comes need not be followed.
+    pub fn is_another_protocol(&self) -> bool {
+        matches!(self.state, State::Other)
+    }
+
     fn preface<'b>(&mut self, seen: usize, bytes: &'b [u8]) -> &'b [u8] {
         let length = bytes.len().min(PREFACE.len() - seen);
         self.state = match bytes[..length] == PREFACE[seen..seen + length] {

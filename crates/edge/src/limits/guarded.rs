@@ -57,6 +57,9 @@ impl<IO> Guarded<IO> {
     }
 
     fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.frames.is_another_protocol() {
+            return Ok(());
+        }
         let now = self.connection.since.elapsed();
         self.frames.feed(bytes, now).map_err(|flood| self.end(&Refusal::Flood { what: flood.0 }))
     }
@@ -78,16 +81,13 @@ impl<IO> Guarded<IO> {
 
     /// What a write came to; a client that takes nothing is waited for, but not for ever.
     fn written(&mut self, task: &mut Task<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        let now = Instant::now();
         match written {
             Poll::Ready(written) => {
-                if self.alarm.is_some() {
-                    self.patience.moved(written.as_ref().copied().unwrap_or_default(), now);
-                }
+                self.moved(written.as_ref().copied().unwrap_or_default());
                 Poll::Ready(written)
             }
             Poll::Pending => {
-                let end = self.patience.wait(now);
+                let end = self.patience.wait(Instant::now());
                 let alarm = self.alarm.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(end)));
                 if alarm.deadline() != end {
                     alarm.as_mut().reset(end);

@@ -28,6 +28,8 @@ const MAX_SESSION_BYTES: usize = 4096;
 
 const REPLAY_SRC: HeaderName = HeaderName::from_static("fly-replay-src");
 const REPLAY_FAILED: HeaderName = HeaderName::from_static("fly-replay-failed");
+/// Tells the app that another machine than this one was preferred.
+const UNAVAILABLE: HeaderName = HeaderName::from_static("fly-preferred-instance-unavailable");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("fly-replay-cache-status");
 const CACHE_CONTROL: HeaderName = HeaderName::from_static("fly-replay-cache-control");
 
@@ -77,6 +79,8 @@ pub struct Journey {
     /// It came back: it may not be replayed again.
     returned: bool,
     memory: Memory,
+    /// An app may have been told of a machine that it does not get.
+    told_unavailable: bool,
 }
 
 /// Who gets the request back if it reaches nobody.
@@ -146,14 +150,25 @@ impl Journey {
             way_back: None,
             returned: false,
             memory: Memory::None,
+            told_unavailable: false,
+        }
+    }
+
+    /// Tells the app whether its client gets another machine than the preferred one.
+    pub fn tell_unavailable(&mut self, chosen: &MachineId) {
+        if std::mem::take(&mut self.told_unavailable) {
+            self.head.headers.remove(UNAVAILABLE);
+        }
+        if let Some(preferred) = self.wish.preferred().filter(|preferred| *preferred != chosen)
+            && let Ok(value) = HeaderValue::from_str(preferred.as_str())
+        {
+            self.head.headers.insert(UNAVAILABLE, value);
+            self.told_unavailable = true;
         }
     }
 
     /// Goes at once where requests like this were sent before, if that is remembered and `may` be.
     pub fn recall(&mut self, recall: &Recall<'_>, may: impl FnOnce(&AppName) -> bool, now: Instant) {
-        if recall.cache.is_empty() {
-            return;
-        }
         let session = self.session(recall).and_then(|(_, session)| recall.cache.of_session(session, now));
         let found = session.or_else(|| recall.cache.of_path(&self.host, self.head.uri.path(), now));
         let Some((key, Remembered { app, wish, allow_bypass })) = found else { return };
@@ -204,6 +219,8 @@ impl Journey {
             (self.app, self.wish, self.head) = (back.app, back.wish, back.head);
             self.head.headers.insert(REPLAY_FAILED, failed);
             (self.reach_by, self.returned) = (None, true);
+            // The head is one of before.
+            self.told_unavailable = true;
             return true;
         }
         let Memory::Hit(key) = &self.memory else { return false };

@@ -13,12 +13,15 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, header::CONTENT_TYPE, uri::PathAndQuery};
 use model::{AppName, MachineId};
 use thiserror::Error;
 
 use super::pattern::{BadPattern, Pattern};
-use crate::wish::{Place, Strength, Wish, places};
+use crate::{
+    http1::Fields,
+    wish::{Place, Strength, Wish, places},
+};
 
 /// The type of an answer that is an order.
 pub const MEDIA_TYPE: &str = "application/vnd.fly.replay+json";
@@ -154,15 +157,17 @@ impl ReplayOrder {
     }
 
     /// Whether an answer with these fields is an order.
-    pub fn is_in(headers: &HeaderMap) -> bool {
-        headers.contains_key(REPLAY) || Self::is_body(headers)
-    }
-
-    /// Whether the body of an answer is an order.
-    fn is_body(headers: &HeaderMap) -> bool {
-        let kind = headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let essence = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
-        essence.is_some_and(|essence| essence.eq_ignore_ascii_case(MEDIA_TYPE))
+    pub fn is_in(fields: &Fields) -> bool {
+        let (mut is_order, mut kind) = (false, None);
+        fields.each(|name, value| {
+            let is = |other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+            match name.len() {
+                10 => is_order |= is(REPLAY),
+                12 if is(CONTENT_TYPE) => kind = kind.or(Some(value)),
+                _ => {}
+            }
+        });
+        is_order || kind.is_some_and(is_order_in_body)
     }
 
     /// The order in the body of an answer.
@@ -222,6 +227,12 @@ impl ReplayOrder {
         ];
         fields.into_iter().find(|(_, given)| *given).map(|(field, _)| field)
     }
+}
+
+/// Whether content of this type is an order.
+fn is_order_in_body(kind: &[u8]) -> bool {
+    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(MEDIA_TYPE.as_bytes())
 }
 
 /// Reads `k=v;k="v"`.

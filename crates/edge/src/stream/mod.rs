@@ -11,7 +11,7 @@ mod relay;
 use std::{io, sync::Arc, time::Duration};
 
 use model::AppName;
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::Instant};
 use tokio_rustls::server::TlsStream;
 
 pub use self::relay::{End, relay};
@@ -111,7 +111,7 @@ async fn reach(context: &Context, app: &AppName, lease: &Lease, only: bool, clie
         // It fits into the socket's empty buffer.
         stream.write_all(&header).await.map_err(|error| closed_early(lease, &error))?;
     }
-    lease.target.worked();
+    lease.target.worked(Instant::now());
     Ok(stream)
 }
 

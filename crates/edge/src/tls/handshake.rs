@@ -153,10 +153,8 @@ fn refusal(failure: Failure, name: Option<&str>) -> Option<Refusal> {
 /// Tells the app that a handshake which came to nothing was for.
 pub fn tell(context: &Context, refusal: Option<Refusal>, name: Option<&str>, peer: SocketAddr, port: u16) {
     tracing::debug!(%peer, port, name, "a TLS handshake came to nothing");
-    let Some((refusal, Destination::App(app))) = refusal.zip(name.map(|name| context.destination(name))) else {
-        return;
-    };
-    if let Some(app) = context.routing.load().app(app.as_str()) {
+    let destination = name.map(|name| context.destination(name));
+    if let Some((refusal, Destination::App(_, Some(app)))) = refusal.zip(destination) {
         if matches!(refusal, Refusal::HandshakesOfRange { .. } | Refusal::HandshakesOfName { .. }) {
             app.state.metrics().handshakes_limited.one();
         }
@@ -218,17 +216,15 @@ impl Opening<'_> {
         // Without a name there is still a page to show.
         let Some(name) = self.name.as_deref() else { return if shared { http() } else { Err(None) } };
         let destination = self.context.destination(name);
-        if matches!(destination, Destination::App(_) | Destination::Platform(_)) {
+        if matches!(destination, Destination::App(..) | Destination::Platform(_)) {
             certificates.prepare(name);
         }
         match destination {
-            Destination::App(app) => {
-                let routing = self.context.routing.load();
-                let known = routing.app(app.as_str());
-                if let Some(app) = known {
+            Destination::App(app, known) => {
+                if let Some(app) = &known {
                     self.context.limits.expect_room(&app.state)?;
                 }
-                let offered = known.and_then(|app| app.port(self.port));
+                let offered = known.as_ref().and_then(|app| app.port(self.port));
                 let none = TlsOptions::default();
                 let options = offered.and_then(|offered| offered.options.tls_options.as_ref()).unwrap_or(&none);
                 match offered.map(|offered| offered.handling) {

@@ -46,8 +46,8 @@ fn whose(context: &Context, hello: &ClientHello<'_>) -> Option<(String, AppName)
         return None;
     }
     let name = hello.server_name().and_then(http::host_name)?;
-    let Destination::App(app) = context.destination(&name) else { return None };
-    let routing = context.routing.load();
-    let offered = routing.app(app.as_str())?.port(HTTPS_PORT)?;
+    let Destination::App(app, known) = context.destination(&name) else { return None };
+    let known = known?;
+    let offered = known.port(HTTPS_PORT)?;
     (offered.handling == Handling::Passthrough).then_some((name, app))
 }

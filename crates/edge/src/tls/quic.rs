@@ -82,12 +82,11 @@ impl ByName {
     /// What is shown for a name that has no certificate; nothing at all if HTTP/3 leads nowhere from here.
     fn offers(&self, name: &str) -> Option<Absent> {
         let app = match self.0.destination(name) {
-            Destination::App(app) => app,
+            Destination::App(_, app) => app,
             Destination::Platform(_) | Destination::Nobody => return Some(Absent::Refuse),
             Destination::Elsewhere => return None,
         };
-        let routing = self.0.routing.load();
-        let Some(offered) = routing.app(app.as_str()).and_then(|app| app.port(HTTPS_PORT)) else {
+        let Some(offered) = app.as_ref().and_then(|app| app.port(HTTPS_PORT)) else {
             return Some(Absent::Refuse);
         };
         let reached = offered.handling == Handling::TlsHttp && allows_http3(&offered.options);

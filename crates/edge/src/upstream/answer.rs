@@ -1,4 +1,4 @@
-//! The content of a machine's answer, by whichever version of HTTP it comes.
+//! A machine's answer, by whichever version of HTTP it comes.
 
 use std::{
     pin::Pin,
@@ -6,10 +6,34 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Response, StatusCode, Version, response};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::{Line, exchange::AnswerContent};
-use crate::{http1::Prefixed, options::BoxError};
+use crate::{
+    http1::{Fields, Prefixed},
+    options::BoxError,
+};
+
+/// A machine's answer whose head has come. Its content is still to come.
+pub struct Answered {
+    /// Its status.
+    pub status: StatusCode,
+    /// The version of HTTP that it was given in.
+    pub version: Version,
+    /// What it says.
+    pub fields: Fields,
+    /// Its content.
+    pub body: AnswerBody,
+}
+
+impl Answered {
+    /// An answer that came over HTTP/2.
+    pub fn by_http2(answer: Response<Incoming>) -> Self {
+        let (response::Parts { status, version, headers, .. }, content) = answer.into_parts();
+        Self { status, version, fields: Fields::Map(headers), body: AnswerBody::Http2(content) }
+    }
+}
 
 /// The content of a machine's answer.
 pub enum AnswerBody {

@@ -22,9 +22,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    AnswerBody, Line, RequestBody,
+    Answered, Line, RequestBody,
     exchange::{Link, Lost, Patience, Why, exchange},
-    pool::{Home, Shared},
+    pool::{Home, Keeper, Shared},
 };
 use crate::{
     Bounds, Refusal,
@@ -47,12 +47,8 @@ pub struct Dialer {
     connect: Duration,
     patience: Patience,
     http2: http2::Builder<TokioExecutor>,
-    tasks: TaskTracker,
-    stopping: CancellationToken,
+    keeper: Arc<Keeper>,
 }
-
-/// An answer whose header has come. Its body is still to come.
-pub type Answered = Response<AnswerBody>;
 
 /// Why there is no answer.
 pub struct Failed {
@@ -71,7 +67,7 @@ impl Dialer {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20)).max_header_list_size(64 * 1024);
         http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(MAX_WINDOW);
-        Self { connect: bounds.connect, patience, http2, tasks, stopping }
+        Self { connect: bounds.connect, patience, http2, keeper: Arc::new(Keeper { tasks, stopping }) }
     }
 
     /// A connection to a machine of an app, made by some moment if there is one. `only`: no other machine would do.
@@ -104,7 +100,8 @@ impl Dialer {
     ) -> Result<Response<Incoming>, Refusal> {
         let Errand { app, machine, port, .. } = errand;
         let unreachable = |reason| Refusal::Unreachable { machine: machine.clone(), port: *port, reason };
-        let mut sender = hop.connection(&self.http2, &self.tasks, self.connect_by(by)).await.map_err(unreachable)?;
+        let mut sender =
+            hop.connection(&self.http2, &self.keeper.tasks, self.connect_by(by)).await.map_err(unreachable)?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("http://machine/");
@@ -171,7 +168,7 @@ impl Dialer {
         let target = &chosen.lease.target;
         let (machine, port) = (target.machine.id.clone(), target.address.port());
         let by = self.connect_by(chosen.reach_by);
-        let mut sender = match hop.connection(&self.http2, &self.tasks, by).await {
+        let mut sender = match hop.connection(&self.http2, &self.keeper.tasks, by).await {
             Ok(sender) => sender,
             Err(reason) => {
                 let cause = Refusal::Unreachable { machine, port, reason };
@@ -189,8 +186,8 @@ impl Dialer {
             let untouched = verdict.is_untouched();
             return Err(Failed { cause: verdict.refusal(&chosen.route.app, machine, port), unsent: None, untouched });
         }
-        target.worked();
-        Ok(response.map(AnswerBody::Http2))
+        target.worked(Instant::now());
+        Ok(Answered::by_http2(response))
     }
 
     async fn send_h1(
@@ -201,7 +198,8 @@ impl Dialer {
         interim: &Interim,
     ) -> Result<Answered, Failed> {
         let Lease { target, epoch } = &chosen.lease;
-        let pooled = if chosen.reuse { target.pool.take(*epoch) } else { None };
+        let now = Instant::now();
+        let pooled = if chosen.reuse { target.pool.take(*epoch, now) } else { None };
         let link = match pooled {
             Some(link) => link,
             None => match self.connect(&chosen.route.app, target, chosen.only, chosen.reach_by).await {
@@ -209,16 +207,11 @@ impl Dialer {
                 Err(cause) => return Err(Failed { cause, unsent: Some(body), untouched: true }),
             },
         };
-        let home = chosen.reuse.then(|| Home {
-            pool: target.pool.clone(),
-            epoch: *epoch,
-            tasks: self.tasks.clone(),
-            stopping: self.stopping.clone(),
-        });
+        let home = chosen.reuse.then(|| Home { pool: target.pool.clone(), epoch: *epoch, keeper: self.keeper.clone() });
         match exchange(link, head, body, self.patience, home, interim).await {
             Ok(answer) => {
-                target.worked();
-                Ok(answer.map(AnswerBody::Http1))
+                target.worked(now);
+                Ok(answer)
             }
             Err(Lost { why, untouched }) => Err(Failed { cause: self.lost(target, why), unsent: None, untouched }),
         }
@@ -229,8 +222,7 @@ impl Dialer {
         let stream = TcpStream::connect(server).await.ok()?;
         machine.metrics().connects.one();
         let link = Link::new(Line::Left(stream), machine.clone());
-        let answer = exchange(link, head, RequestBody::default(), self.patience, None, &Interim::Not).await.ok()?;
-        Some(answer.map(AnswerBody::Http1))
+        exchange(link, head, RequestBody::default(), self.patience, None, &Interim::Not).await.ok()
     }
 
     fn lost(&self, target: &Target, why: Why) -> Refusal {
@@ -277,8 +269,8 @@ impl Dialer {
             Err(cause) => return Err(Failed { cause, unsent: Some(request.into_body()), untouched: true }),
         };
         let response = sender.try_send_request(request).await.map_err(|error| failed(target, error))?;
-        target.worked();
-        Ok(response.map(AnswerBody::Http2))
+        target.worked(Instant::now());
+        Ok(Answered::by_http2(response))
     }
 
     /// The HTTP/2 connection that all requests to a target share.
@@ -292,7 +284,7 @@ impl Dialer {
         let handshake = self.http2.handshake(TokioIo::new(Gathered::new(stream))).await;
         let (sender, connection) = handshake.map_err(|error| bad_answer(target, &error))?;
         let machine = target.machine.clone();
-        self.tasks.spawn(async move {
+        self.keeper.tasks.spawn(async move {
             let _ = connection.await;
             machine.metrics().disconnects.one();
         });

@@ -19,11 +19,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Response, StatusCode, header};
+use http::{Method, StatusCode};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
-use super::{Line, RequestBody, pool::Home};
+use super::{AnswerBody, Answered, Line, RequestBody, pool::Home};
 use crate::{
     http::Interim,
     http1::{
@@ -113,7 +113,7 @@ pub async fn exchange(
     patience: Patience,
     home: Option<Home>,
     interim: &Interim,
-) -> Result<Response<AnswerContent>, Lost> {
+) -> Result<Answered, Lost> {
     let mut sending = Sending::begin(link, head, body);
     let mut receiving =
         Receiving { seen: Seen::default(), before: 0, limit: patience.head_bytes, method: &head.method, interim };
@@ -157,16 +157,15 @@ struct Sending {
 impl Sending {
     /// Writes the head; where nothing says how long the content is, it goes in chunks.
     fn begin(mut link: Box<Link>, head: &Head, content: RequestBody) -> Self {
-        let announced = head.headers.contains_key(header::CONTENT_LENGTH);
+        let before = link.wire.written();
+        let text = link.wire.outbox.text();
+        let announced = write_request(text, &head.method, head.target(), &head.headers);
         let framing = match content.size_hint().exact() {
             _ if content.is_end_stream() && announced => Framing::Length(0),
             _ if content.is_end_stream() => Framing::Empty,
             Some(length) => Framing::Length(length),
             None => Framing::Chunked,
         };
-        let before = link.wire.written();
-        let text = link.wire.outbox.text();
-        write_request(text, &head.method, head.target(), &head.headers);
         text.extend_from_slice(head.common.as_ref().map_or(&[], |common| common.lines()));
         announce(text, framing);
         text.extend_from_slice(b"\r\n");
@@ -227,12 +226,12 @@ impl Receiving<'_> {
     fn poll_head(&mut self, cx: &mut Context<'_>, wire: &mut Wire<Line>) -> Poll<Result<AnswerHead, Why>> {
         loop {
             match take_answer(&mut wire.inbox, &mut self.seen, self.limit, self.method).map_err(Why::Bad)? {
-                Some(head) if is_final(head.parts.status) => return Poll::Ready(Ok(head)),
+                Some(head) if is_final(head.status) => return Poll::Ready(Ok(head)),
                 Some(_) if self.before >= MAX_INTERIM => return Poll::Ready(Err(Why::TooManyInterim)),
                 Some(head) => {
                     self.before += 1;
-                    if head.parts.status != StatusCode::CONTINUE {
-                        self.interim.tell(Response::from_parts(head.parts, ()));
+                    if head.status != StatusCode::CONTINUE {
+                        self.interim.tell(head.status, head.fields.into_map());
                     }
                 }
                 None if ready!(wire.poll_fill(cx)).map_err(Why::Closed)? == 0 => {
@@ -261,12 +260,13 @@ pub struct AnswerContent {
 }
 
 impl AnswerContent {
-    fn begin(sending: Sending, head: AnswerHead, home: Option<Home>) -> Response<Self> {
-        let switched = head.parts.status == StatusCode::SWITCHING_PROTOCOLS;
-        let home = home.filter(|_| head.keeps_alive && !switched);
-        let mut content = Self { sending: Some(sending), decoder: Decoder::new(head.framing), home, switched };
+    fn begin(sending: Sending, head: AnswerHead, home: Option<Home>) -> Answered {
+        let AnswerHead { status, version, fields, framing, keeps_alive } = head;
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        let home = home.filter(|_| keeps_alive && !switched);
+        let mut content = Self { sending: Some(sending), decoder: Decoder::new(framing), home, switched };
         content.end_if_ended();
-        Response::from_parts(head.parts, content)
+        Answered { status, version, fields, body: AnswerBody::Http1(content) }
     }
 
     /// The connection, once the machine has switched protocols.

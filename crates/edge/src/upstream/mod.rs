@@ -8,9 +8,9 @@ mod kept;
 mod line;
 mod pool;
 
-pub use answer::AnswerBody;
+pub use answer::{AnswerBody, Answered};
 pub use body::RequestBody;
-pub use dial::{Answered, Dialer, Failed, MAX_WINDOW, STREAM_WINDOW};
+pub use dial::{Dialer, Failed, MAX_WINDOW, STREAM_WINDOW};
 pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
 pub use line::Line;

@@ -33,6 +33,8 @@ pub struct Pool {
 struct Shelf {
     links: Vec<Idle>,
     is_looked_after: bool,
+    /// None is taken any more.
+    is_closed: bool,
 }
 
 struct Idle {
@@ -49,10 +51,10 @@ pub(super) struct Shared {
 
 impl Pool {
     /// The connection used last that is still good.
-    pub(super) fn take(&self, epoch: u64) -> Option<Box<Link>> {
+    pub(super) fn take(&self, epoch: u64, now: Instant) -> Option<Box<Link>> {
         let mut shelf = self.shelf();
         while let Some(Idle { mut link, since, epoch: of }) = shelf.links.pop() {
-            if of == epoch && since.elapsed() < KEEP_IDLE && link.is_good() {
+            if of == epoch && now.saturating_duration_since(since) < KEEP_IDLE && link.is_good() {
                 return Some(link);
             }
         }
@@ -67,10 +69,16 @@ impl Pool {
         }
     }
 
+    /// Gives up every connection, for good.
+    fn close(&self) {
+        self.shelf().is_closed = true;
+        self.clear();
+    }
+
     /// Takes a connection back. Tells whether somebody has to begin to look after the pool.
     fn put(&self, link: Box<Link>, epoch: u64) -> bool {
         let mut shelf = self.shelf();
-        if shelf.links.len() < MAX_IDLE {
+        if shelf.links.len() < MAX_IDLE && !shelf.is_closed {
             shelf.links.push(Idle { link, since: Instant::now(), epoch });
         }
         !std::mem::replace(&mut shelf.is_looked_after, true)
@@ -89,19 +97,27 @@ impl Pool {
     }
 }
 
+/// Who looks after pools.
+pub struct Keeper {
+    /// It does so in tasks of these,
+    pub tasks: TaskTracker,
+    /// until this.
+    pub stopping: CancellationToken,
+}
+
 /// The pool that a connection came from or is for, and the life of the machine that it belongs to.
 pub struct Home {
     pub(super) pool: Arc<Pool>,
     pub(super) epoch: u64,
-    pub(super) tasks: TaskTracker,
-    pub(super) stopping: CancellationToken,
+    pub(super) keeper: Arc<Keeper>,
 }
 
 impl Home {
     /// Brings a connection back.
     pub(super) fn take(self, link: Box<Link>) {
-        if !self.stopping.is_cancelled() && self.pool.put(link, self.epoch) {
-            self.tasks.spawn(look_after(self.pool, self.stopping));
+        if self.pool.put(link, self.epoch) {
+            let (pool, stopping) = (self.pool, self.keeper.stopping.clone());
+            self.keeper.tasks.spawn(look_after(pool, stopping));
         }
     }
 }
@@ -109,7 +125,7 @@ impl Home {
 async fn look_after(pool: Arc<Pool>, stopping: CancellationToken) {
     loop {
         tokio::select! {
-            () = stopping.cancelled() => return pool.clear(),
+            () = stopping.cancelled() => return pool.close(),
             () = tokio::time::sleep(KEEP_IDLE) => {}
         }
         if !pool.prune() {

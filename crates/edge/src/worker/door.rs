@@ -37,7 +37,7 @@ use crate::{
     replay::Head,
     statics,
     stream::{End, Socket, relay},
-    upstream::{AnswerBody, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW},
+    upstream::{AnswerBody, Answered, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW},
     wish::{Strength, Wish},
 };
 
@@ -182,7 +182,7 @@ async fn connect(context: &Arc<Context>, chosen: Chosen, heard: Incoming) -> Res
     })?;
     let (mouth, said) = speak();
     let mut edge = Tunnel::new(mouth, heard);
-    let aborting = context.aborting.clone();
+    let aborting = context.aborting.token().clone();
     context.tasks.spawn(async move {
         tokio::select! {
             end = relay(&mut edge, &mut machine, None) => match end {
@@ -227,9 +227,11 @@ async fn choose(context: &Arc<Context>, errand: &Errand) -> Result<Chosen, Verdi
     if chosen.lease.target.hop.is_some() { Err(Verdict::Unknown) } else { Ok(chosen) }
 }
 
-fn to_edge(mut response: Response<AnswerBody>, lease: Lease) -> Response<AnswerToEdge> {
+fn to_edge(answered: Answered, lease: Lease) -> Response<AnswerToEdge> {
+    let mut response = Response::new(AnswerToEdge::Machine { answer: answered.body, _place: lease });
+    (*response.status_mut(), *response.headers_mut()) = (answered.status, answered.fields.into_map());
     fields::clean(response.headers_mut());
-    response.map(|answer| AnswerToEdge::Machine { answer, _place: lease })
+    response
 }
 
 /// What goes to the edge.

@@ -1,9 +1,9 @@
 //! Which answers gain by being compressed, and may be.
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use hyper::body::Body;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use hyper::body::SizeHint;
 
-use crate::http::headers::has_token;
+use crate::{http::headers::has_token, http1::Fields};
 
 /// Below this many bytes a packet is a packet; answers whose length nobody knows are taken for longer.
 const MIN_BYTES: u64 = 512;
@@ -42,29 +42,50 @@ pub fn forbids_transform(headers: &HeaderMap) -> bool {
     headers.get_all(header::CACHE_CONTROL).iter().any(|list| has_token(list, "no-transform"))
 }
 
-/// Whether the app says by `Content-Encoding: none` that its answer has no coding and shall get none.
-pub fn is_marked_none(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::CONTENT_ENCODING).iter();
-    codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"none")) && codings.next().is_none()
+/// What is to be done with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// Nothing.
+    Leave,
+    /// The app says by `Content-Encoding: none` that it has no coding and shall get none: that is to be taken out.
+    Unmark,
+    /// It gains by being compressed, and may be.
+    Gains,
 }
 
-/// Whether an answer gains by being compressed, and may be.
-pub fn gains<B: Body>(response: &Response<B>) -> bool {
-    let headers = response.headers();
-    let status = response.status();
+/// Looks at an answer whose body is as long as `size` says. Its fields are walked through once: there are fewer of them
+/// than of those that would forbid to change it.
+pub fn look(status: StatusCode, fields: &Fields, size: &SizeHint) -> Fit {
     let whole = !status.is_informational()
         && ![StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::PARTIAL_CONTENT, StatusCode::NOT_MODIFIED]
             .contains(&status);
-    let free = !headers.contains_key(header::CONTENT_ENCODING)
-        && !headers.contains_key(header::CONTENT_RANGE)
-        && !forbids_transform(headers)
-        && !VOUCHING.iter().any(|name| headers.contains_key(*name));
-    let large = response.body().size_hint().upper().is_none_or(|bytes| bytes >= MIN_BYTES);
-    whole && free && large && headers.get(header::CONTENT_TYPE).is_some_and(is_gaining)
+    let large = size.upper().is_none_or(|bytes| bytes >= MIN_BYTES);
+    let (mut kind, mut codings, mut is_none, mut forbidden) = (None, 0, false, !whole || !large);
+    fields.each(|name, value| {
+        let is = |other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+        match name.len() {
+            12 if is(header::CONTENT_TYPE) => kind = kind.or(Some(value)),
+            16 if is(header::CONTENT_ENCODING) => {
+                codings += 1;
+                is_none = value.eq_ignore_ascii_case(b"none");
+            }
+            13 if is(header::CONTENT_RANGE) => forbidden = true,
+            13 if is(header::CACHE_CONTROL) => forbidden |= has_token(value, "no-transform"),
+            length => {
+                let vouches = |it: &&str| it.len() == length && it.as_bytes().eq_ignore_ascii_case(name);
+                forbidden |= VOUCHING.iter().any(|it| vouches(it));
+            }
+        }
+    });
+    match codings {
+        1 if is_none => Fit::Unmark,
+        0 if !forbidden && kind.is_some_and(is_gaining) => Fit::Gains,
+        _ => Fit::Leave,
+    }
 }
 
-fn is_gaining(value: &HeaderValue) -> bool {
-    let text = value.to_str().unwrap_or_default();
+fn is_gaining(value: &[u8]) -> bool {
+    let text = std::str::from_utf8(value).unwrap_or_default();
     let kind = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let ends = |suffix| kind.ends_with(suffix);
     kind.starts_with("text/") || GAINING.contains(&kind.as_str()) || ends("+json") || ends("+xml") || ends("+text")
@@ -72,7 +93,7 @@ fn is_gaining(value: &HeaderValue) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::Full;
+    use http::HeaderValue;
 
     use super::*;
 
@@ -93,19 +114,19 @@ mod tests {
             ("video/mp4", false),
             ("", false),
         ] {
-            assert_eq!(is_gaining(&HeaderValue::from_static(kind)), gains, "{kind}");
+            assert_eq!(is_gaining(kind.as_bytes()), gains, "{kind}");
         }
     }
 
     #[test]
     fn small_answers_and_vouched_ones_are_left_alone() {
-        let answer = |bytes: usize, field: Option<&'static str>| {
-            let mut response = Response::new(Full::new(bytes::Bytes::from(vec![b'a'; bytes])));
-            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        let answer = |bytes: u64, field: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
             if let Some(field) = field {
-                response.headers_mut().insert(field, HeaderValue::from_static("x"));
+                headers.insert(field, HeaderValue::from_static("x"));
             }
-            gains(&response)
+            look(StatusCode::OK, &Fields::Map(headers), &SizeHint::with_exact(bytes)) == Fit::Gains
         };
         assert!(answer(512, None) && !answer(511, None));
         assert!(VOUCHING.iter().all(|field| !answer(1000, Some(field))));

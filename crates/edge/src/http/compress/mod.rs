@@ -17,14 +17,17 @@ mod fit;
 use std::sync::Arc;
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response,
+    HeaderMap, HeaderValue, Method, Request, StatusCode,
     header::{self, HeaderName},
 };
-use hyper::body::Body;
+use hyper::body::SizeHint;
 use tokio::sync::Semaphore;
 
 pub use body::Compressed;
 use coding::Coding;
+use fit::Fit;
+
+use crate::http1::Fields;
 
 /// How many answers are compressed at a time; each may hold about a mebibyte.
 const MAX_UNDER_WAY: usize = 512;
@@ -61,19 +64,21 @@ impl Default for Compressor {
 impl Compressor {
     /// Makes an answer's fields those of a compressed one, if it is to be compressed; its body then has to go through
     /// what is returned. `Content-Encoding: none` is the app's word for "leave it as it is", and is no coding.
-    pub fn begin<B: Body>(&self, wish: Wish, response: &mut Response<B>) -> Option<Start> {
-        if fit::is_marked_none(response.headers()) {
-            response.headers_mut().remove(header::CONTENT_ENCODING);
-            return None;
+    pub fn begin(&self, wish: Wish, status: StatusCode, fields: &mut Fields, size: &SizeHint) -> Option<Start> {
+        match fit::look(status, fields, size) {
+            Fit::Gains if wish.may_change => {}
+            Fit::Unmark => {
+                fields.map_mut().remove(header::CONTENT_ENCODING);
+                return None;
+            }
+            _ => return None,
         }
-        if !wish.may_change || !fit::gains(response) {
-            return None;
-        }
+        let headers = fields.map_mut();
         // Another client would get other bytes for the same request, compressed or not.
-        vary(response.headers_mut());
+        vary(headers);
         let coding = wish.coding?;
         let place = self.places.clone().try_acquire_owned().ok()?;
-        declare(response.headers_mut(), coding);
+        declare(headers, coding);
         Some(Start { coding, place })
     }
 }
@@ -115,22 +120,29 @@ fn weaken(headers: &mut HeaderMap, name: HeaderName) {
 
 #[cfg(test)]
 mod tests {
-    use http::StatusCode;
-    use http_body_util::Full;
-
     use super::*;
+
+    /// As long as an answer that gains.
+    fn long() -> SizeHint {
+        SizeHint::with_exact(1000)
+    }
+
+    fn html() -> Fields {
+        Fields::Map([(header::CONTENT_TYPE, HeaderValue::from_static("text/html"))].into_iter().collect())
+    }
 
     fn begin(request: &[(&'static str, &'static str)], answer: &[(&'static str, &'static str)]) -> (bool, HeaderMap) {
         let mut asked = Request::new(());
         for (name, value) in request {
             asked.headers_mut().append(*name, HeaderValue::from_static(value));
         }
-        let mut response = Response::new(Full::new(bytes::Bytes::from(vec![b'a'; 1000])));
+        let mut headers = HeaderMap::new();
         for (name, value) in answer {
-            response.headers_mut().append(*name, HeaderValue::from_static(value));
+            headers.append(*name, HeaderValue::from_static(value));
         }
-        let begun = Compressor::default().begin(Wish::of(&asked), &mut response).is_some();
-        (begun, response.into_parts().0.headers)
+        let mut fields = Fields::Map(headers);
+        let begun = Compressor::default().begin(Wish::of(&asked), StatusCode::OK, &mut fields, &long()).is_some();
+        (begun, fields.into_map())
     }
 
     #[test]
@@ -175,10 +187,7 @@ mod tests {
         let mut asked = Request::new(());
         asked.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));
         let status = |status, asked: &Request<()>| {
-            let mut response = Response::new(Full::new(bytes::Bytes::from(vec![b'a'; 1000])));
-            *response.status_mut() = status;
-            response.headers_mut().insert("content-type", HeaderValue::from_static("text/html"));
-            Compressor::default().begin(Wish::of(asked), &mut response).is_some()
+            Compressor::default().begin(Wish::of(asked), status, &mut html(), &long()).is_some()
         };
         assert!(status(StatusCode::NOT_FOUND, &asked));
         for bodiless in [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED, StatusCode::PARTIAL_CONTENT] {
@@ -193,11 +202,7 @@ mod tests {
         let compressor = Compressor::default();
         let mut asked = Request::new(());
         asked.headers_mut().insert("accept-encoding", HeaderValue::from_static("gzip"));
-        let begin = || {
-            let mut response = Response::new(Full::new(bytes::Bytes::from(vec![b'a'; 1000])));
-            response.headers_mut().insert("content-type", HeaderValue::from_static("text/html"));
-            compressor.begin(Wish::of(&asked), &mut response)
-        };
+        let begin = || compressor.begin(Wish::of(&asked), StatusCode::OK, &mut html(), &long());
         let under_way: Vec<Start> = (0..MAX_UNDER_WAY).map(|_| begin().unwrap()).collect();
         assert!(begin().is_none());
         drop(under_way);

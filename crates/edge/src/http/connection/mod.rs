@@ -36,9 +36,10 @@ use super::{
     upgrade::{HandedOver, Offer},
 };
 use crate::{
-    Refusal,
+    Bounds, Refusal,
     context::Context,
     http1::{Alarm, AnyStream, BadHead, Framing, Prefixed, RequestHead, Seen, Wire, take_request},
+    signal::Ear,
 };
 
 /// What a client that speaks HTTP/2 without having been asked says first.
@@ -67,11 +68,12 @@ enum Then {
 /// Serves a connection until it ends, lies idle too long, or the edge stops.
 pub async fn serve(context: &Arc<Context>, stream: AnyStream, client: &Arc<Client>) -> Served {
     let talk = Talk::new(Wire::new(stream));
-    let (mut alarm, mut seen, mut is_first) = (Alarm::default(), Seen::default(), true);
+    let mut wait = Wait { alarm: Alarm::default(), seen: Seen::default(), stopping: context.stopping.ear() };
+    let mut is_first = true;
     loop {
         // Over TLS both would have agreed on HTTP/2 (RFC 9113, 3.2).
         let may_be_http2 = is_first && !client.is_secure();
-        let then = match next(context, &talk, &mut alarm, &mut seen, may_be_http2).await {
+        let then = match wait.next(&context.bounds, &talk, may_be_http2).await {
             // By address: a connection that waits for its next request does not hold the room that answering one takes.
             Next::Request(head) => Box::pin(answer(context, &talk, client, head)).await,
             Next::Bad(bad) => Box::pin(refuse(context, &talk, client, bad)).await,
@@ -96,47 +98,54 @@ enum Next {
     Over,
 }
 
-/// Waits for a request's head.
-async fn next(context: &Context, talk: &Talk, alarm: &mut Alarm, seen: &mut Seen, may_be_http2: bool) -> Next {
-    let began = Instant::now();
-    let bounds = &context.bounds;
-    let mut stopping = std::pin::pin!(context.stopping.cancelled());
-    poll_fn(|cx| {
-        let mut conversation = talk.lock();
-        let wire = &mut conversation.wire;
-        loop {
-            if may_be_http2
-                && !wire.inbox.is_empty()
-                && PREFACE.starts_with(&wire.inbox[..wire.inbox.len().min(PREFACE.len())])
-            {
-                if wire.inbox.len() >= PREFACE.len() {
-                    return Poll::Ready(Next::Http2);
+/// Waits for requests. What that takes is there once for a connection, not for each request.
+struct Wait<'a> {
+    alarm: Alarm,
+    seen: Seen,
+    stopping: Ear<'a>,
+}
+
+impl Wait<'_> {
+    /// Waits for a request's head.
+    async fn next(&mut self, bounds: &Bounds, talk: &Talk, may_be_http2: bool) -> Next {
+        let began = Instant::now();
+        poll_fn(|cx| {
+            let mut conversation = talk.lock();
+            let wire = &mut conversation.wire;
+            loop {
+                if may_be_http2
+                    && !wire.inbox.is_empty()
+                    && PREFACE.starts_with(&wire.inbox[..wire.inbox.len().min(PREFACE.len())])
+                {
+                    if wire.inbox.len() >= PREFACE.len() {
+                        return Poll::Ready(Next::Http2);
+                    }
+                } else {
+                    match take_request(&mut wire.inbox, &mut self.seen, bounds.header_bytes.max(8192)) {
+                        Ok(Some(head)) => return Poll::Ready(Next::Request(Box::new(head))),
+                        Ok(None) => {}
+                        Err(bad) => return Poll::Ready(Next::Bad(bad)),
+                    }
                 }
-            } else {
-                match take_request(&mut wire.inbox, seen, bounds.header_bytes.max(8192)) {
-                    Ok(Some(head)) => return Poll::Ready(Next::Request(Box::new(head))),
-                    Ok(None) => {}
-                    Err(bad) => return Poll::Ready(Next::Bad(bad)),
+                match wire.poll_fill(cx) {
+                    Poll::Ready(Ok(read)) if read > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Next::Over),
+                    Poll::Pending => break,
                 }
             }
-            match wire.poll_fill(cx) {
-                Poll::Ready(Ok(read)) if read > 0 => {}
-                Poll::Ready(_) => return Poll::Ready(Next::Over),
-                Poll::Pending => break,
+            let is_idle = wire.inbox.is_empty();
+            if is_idle {
+                wire.rest();
             }
-        }
-        let is_idle = wire.inbox.is_empty();
-        if is_idle {
-            wire.rest();
-        }
-        alarm.set(began + if is_idle { bounds.header.min(bounds.idle) } else { bounds.header });
-        let too_late = alarm.poll(cx).is_ready();
-        if too_late || (is_idle && stopping.as_mut().poll(cx).is_ready()) {
-            return Poll::Ready(Next::Over);
-        }
-        Poll::Pending
-    })
-    .await
+            self.alarm.set(began + if is_idle { bounds.header.min(bounds.idle) } else { bounds.header });
+            let too_late = self.alarm.poll(cx).is_ready();
+            if too_late || (is_idle && self.stopping.poll(cx).is_ready()) {
+                return Poll::Ready(Next::Over);
+            }
+            Poll::Pending
+        })
+        .await
+    }
 }
 
 /// Answers a request.
@@ -151,8 +160,7 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
     let mut work = Box::pin(request::answer(context.clone(), busy, request));
     let reply = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(response) => {
-            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            let keeps_alive = keeps_alive && !context.stopping.is_cancelled();
+            let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
             Poll::Ready(Some((switches, Reply::begin(talk, response, &asked, keeps_alive))))
         }
         Poll::Pending if talk.lock().is_gone(cx) => Poll::Ready(None),
@@ -181,8 +189,8 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
 /// Makes a request of a head and what follows it. If it wants the connection for something else, that is handed over
 /// where it says.
 fn ask(talk: &Talk, head: RequestHead) -> (Asked, Option<oneshot::Sender<HandedOver>>, Request<InboundBody>) {
+    let asked = Asked::of(&head);
     let RequestHead { mut parts, framing, .. } = head;
-    let asked = Asked::of(&parts);
     let mut hand_over = None;
     if parts.headers.contains_key(header::UPGRADE) {
         let (sender, offer) = Offer::new();
@@ -202,7 +210,7 @@ async fn refuse(context: &Context, talk: &Talk, client: &Client, bad: BadHead) -
     let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&context.region));
     let mut response = page::answer(&refusal, Format::Text, &id);
     headers::sign(response.headers_mut(), &id);
-    match Reply::begin(talk, response, &Asked::default(), false).write(talk).await {
+    match Reply::begin(talk, response.into(), &Asked::default(), false).write(talk).await {
         Ok(_) => Then::Close,
         Err(_) => Then::Gone,
     }

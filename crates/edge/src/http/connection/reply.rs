@@ -10,13 +10,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response, StatusCode, Version, header, request, response};
+use http::{Method, StatusCode, Version};
 use hyper::body::{Body, Frame};
 
 use super::content::{Conversation, Talk};
 use crate::{
-    http::{body::Bulk, has_token},
-    http1::{Encoder, Framing, announce, write_answer, write_field},
+    http::{answer::Answer, body::Bulk},
+    http1::{Encoder, Framing, RequestHead, announce, write_answer, write_field},
     options::BoxError,
     splice::Pipe,
 };
@@ -36,14 +36,13 @@ pub struct Asked {
 
 impl Asked {
     /// What a request says.
-    pub fn of(parts: &request::Parts) -> Self {
-        let says = |name, token| parts.headers.get_all(name).iter().any(|list| has_token(list, token));
-        let old = parts.version == Version::HTTP_10;
+    pub fn of(head: &RequestHead) -> Self {
+        let old = head.parts.version == Version::HTTP_10;
         Self {
             old,
-            head_only: parts.method == Method::HEAD,
-            trailers: says(header::TE, "trailers"),
-            waits: !old && says(header::EXPECT, "100-continue"),
+            head_only: head.parts.method == Method::HEAD,
+            trailers: head.reads_trailers,
+            waits: !old && head.waits,
         }
     }
 }
@@ -62,17 +61,14 @@ where
     B: Body<Data = Bytes, Error = BoxError> + Bulk + Unpin,
 {
     /// Writes the head. `keeps_alive` says whether the connection may go on after it.
-    pub fn begin(talk: &Talk, response: Response<B>, asked: &Asked, keeps_alive: bool) -> Self {
-        let (mut parts, body) = response.into_parts();
-        let framing = framing(&mut parts, &body, asked);
-        let says_close = parts.headers.get_all(header::CONNECTION).iter().any(|list| has_token(list, "close"));
-        let keeps_alive = keeps_alive && !says_close && framing != Framing::ToClose;
+    pub fn begin(talk: &Talk, answer: Answer<B>, asked: &Asked, keeps_alive: bool) -> Self {
+        let framing = framing(answer.status, &answer.body, asked);
         let mut conversation = talk.lock();
         let text = conversation.wire.outbox.text();
-        write_head(text, &parts, asked, keeps_alive);
+        let keeps_alive = write_head(text, &answer, asked, keeps_alive && framing != Framing::ToClose);
         announce(text, framing);
         text.extend_from_slice(b"\r\n");
-        let body = (framing != Framing::Empty && !body.is_end_stream()).then_some(body);
+        let body = Some(answer.body).filter(|body| framing != Framing::Empty && !body.is_end_stream());
         let encoder = Encoder::new(framing);
         let mut reply = Self { body, encoder, trailers: asked.trailers, keeps_alive, pipe: Pipe::default() };
         if reply.body.is_none() && framing != Framing::Empty {
@@ -159,15 +155,10 @@ where
     }
 }
 
-/// How the answer is framed. The field that says its length is written by us alone, but where there is no content: then
-/// it says what the length would have been.
-fn framing<B: Body>(parts: &mut response::Parts, body: &B, asked: &Asked) -> Framing {
-    let status = parts.status;
-    if asked.head_only || status == StatusCode::NOT_MODIFIED {
-        return Framing::Empty;
-    }
-    parts.headers.remove(header::CONTENT_LENGTH);
-    if status.is_informational() || status == StatusCode::NO_CONTENT {
+/// How the answer is framed.
+fn framing<B: Body>(status: StatusCode, body: &B, asked: &Asked) -> Framing {
+    let bare = status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
+    if asked.head_only || bare {
         return Framing::Empty;
     }
     match body.size_hint().exact() {
@@ -177,18 +168,26 @@ fn framing<B: Body>(parts: &mut response::Parts, body: &B, asked: &Asked) -> Fra
     }
 }
 
-fn write_head(text: &mut BytesMut, parts: &response::Parts, asked: &Asked, keeps_alive: bool) {
+/// Writes the head but for the fields that frame what follows. Tells whether the connection goes on, which it does if it
+/// may and nothing was said against it.
+fn write_head<B>(text: &mut BytesMut, answer: &Answer<B>, asked: &Asked, may_go_on: bool) -> bool {
     let version = if asked.old { Version::HTTP_10 } else { Version::HTTP_11 };
-    write_answer(text, version, parts.status, &parts.headers);
-    if !parts.headers.contains_key(header::DATE) {
+    // Where there is no content its length is what it would have been.
+    let tells_length = asked.head_only || answer.status == StatusCode::NOT_MODIFIED;
+    let written = write_answer(text, version, answer.status, &answer.fields, tells_length);
+    if let Some(signature) = &answer.signature {
+        signature.write(text);
+    }
+    if !written.date {
         with_date(|date| write_field(text, "date", date.as_bytes()));
     }
-    let is_said = parts.headers.contains_key(header::CONNECTION);
-    match (is_said, keeps_alive) {
-        (false, false) if parts.status != StatusCode::SWITCHING_PROTOCOLS => write_field(text, "connection", b"close"),
+    let keeps_alive = may_go_on && !written.closes && !answer.is_last;
+    match (written.connection, keeps_alive) {
+        (false, false) if answer.status != StatusCode::SWITCHING_PROTOCOLS => write_field(text, "connection", b"close"),
         (false, true) if asked.old => write_field(text, "connection", b"keep-alive"),
         _ => {}
     }
+    keeps_alive
 }
 
 /// The date as answers tell it. It is written anew once a second.

@@ -1,0 +1,173 @@
+//! The fields of a message: as they came, or as a map.
+//!
+//! ```text
+//!  head │ HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nETag: "1"\r\n\r\n │  read once, shared by none
+//!         Listed ─▶           └────┬─────┘  └───┬───┘    └┬┘   └┬┘         places in it
+//! ```
+//!
+//! Most answers pass with hardly a field changed. They are kept as places in the head that was read: nothing is copied,
+//! hashed or counted until somebody has to change what a list cannot, who makes a map of it.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::head::BadHead;
+
+/// The fields of a message.
+#[derive(Debug)]
+pub enum Fields {
+    /// As they came.
+    Came(Listed),
+    /// By name.
+    Map(HeaderMap),
+}
+
+impl Fields {
+    /// Shows each name and its value. Those that came are in the case that they came in.
+    pub fn each<'a>(&'a self, mut see: impl FnMut(&'a [u8], &'a [u8])) {
+        match self {
+            Self::Came(listed) => listed.iter().for_each(|(name, value)| see(name, value)),
+            Self::Map(map) => map.iter().for_each(|(name, value)| see(name.as_str().as_bytes(), value.as_bytes())),
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Came(listed) => listed.places.len(),
+            Self::Map(map) => map.len(),
+        }
+    }
+
+    /// The map of them, from here on.
+    pub fn map_mut(&mut self) -> &mut HeaderMap {
+        if let Self::Came(listed) = self {
+            *self = Self::Map(listed.to_map());
+        }
+        match self {
+            Self::Map(map) => map,
+            Self::Came(_) => unreachable!("it was made a map"),
+        }
+    }
+
+    /// The map of them.
+    pub fn into_map(self) -> HeaderMap {
+        match self {
+            Self::Came(listed) => listed.to_map(),
+            Self::Map(map) => map,
+        }
+    }
+}
+
+/// Fields as places in the head that they came in.
+#[derive(Debug)]
+pub struct Listed {
+    head: Bytes,
+    places: Vec<Place>,
+}
+
+/// Where a name and its value begin, and how long they are.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    name: (u32, u32),
+    value: (u32, u32),
+}
+
+impl Listed {
+    /// The fields that were parsed in a head.
+    pub fn of(head: Bytes, parsed: &[httparse::Header<'_>]) -> Result<Self, BadHead> {
+        let place = |field: &httparse::Header<'_>| {
+            // What no map could hold is refused here, so that one can be made at any time.
+            let is_name = field.name.len() < usize::from(u16::MAX);
+            let place = Place { name: place_in(&head, field.name.as_bytes())?, value: place_in(&head, field.value)? };
+            is_name.then_some(place)
+        };
+        let places: Option<Vec<Place>> = parsed.iter().map(place).collect();
+        let places = places.ok_or(BadHead::from(httparse::Error::HeaderName))?;
+        Ok(Self { head, places })
+    }
+
+    /// Each name, in the case that it came in, and its value.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.places.iter().map(|place| (self.at(place.name), self.at(place.value)))
+    }
+
+    /// Keeps those whose names are to be kept.
+    pub fn retain(&mut self, keeps: impl Fn(&[u8]) -> bool) {
+        let head = &self.head;
+        self.places.retain(|place| keeps(at(head, place.name)));
+    }
+
+    fn at(&self, place: (u32, u32)) -> &[u8] {
+        at(&self.head, place)
+    }
+
+    fn to_map(&self) -> HeaderMap {
+        let mut map = HeaderMap::with_capacity(self.places.len() + ADDED);
+        for place in &self.places {
+            let name = HeaderName::from_bytes(self.at(place.name)).expect("a name was read");
+            let value = self.head.slice(place.value.0 as usize..(place.value.0 + place.value.1) as usize);
+            map.append(name, HeaderValue::from_maybe_shared(value).expect("a value was read"));
+        }
+        map
+    }
+}
+
+/// How many fields the edge adds to an answer.
+const ADDED: usize = 4;
+
+fn at(head: &Bytes, (begin, length): (u32, u32)) -> &[u8] {
+    &head[begin as usize..][..length as usize]
+}
+
+/// Where a part of the head is in it. An empty one is nowhere in particular.
+fn place_in(head: &Bytes, part: &[u8]) -> Option<(u32, u32)> {
+    if part.is_empty() {
+        return Some((0, 0));
+    }
+    let begin = (part.as_ptr() as usize).checked_sub(head.as_ptr() as usize)?;
+    (begin + part.len() <= head.len()).then_some(())?;
+    Some((u32::try_from(begin).ok()?, u32::try_from(part.len()).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn listed(text: String) -> Option<Listed> {
+        let head = Bytes::from(text);
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        match httparse::parse_headers(&head, &mut fields) {
+            Ok(httparse::Status::Complete((_, parsed))) => Listed::of(head.clone(), parsed).ok(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn a_list_and_its_map_say_the_same() {
+        let mut fields = Fields::Came(listed("A: 1\r\nb:\r\nA:  2\r\nX-C: d e\r\n\r\n".into()).unwrap());
+        let seen = |fields: &Fields| {
+            let mut seen = Vec::new();
+            fields.each(|name, value| seen.push((name.to_ascii_lowercase(), value.to_vec())));
+            seen.sort();
+            seen
+        };
+        let before = seen(&fields);
+        assert_eq!((before.len(), fields.count()), (4, 4));
+        assert_eq!(fields.map_mut()["x-c"], "d e");
+        assert_eq!(seen(&fields), before);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_can_be_parsed_can_be_made_a_map(names in prop::collection::vec("[!-~]{1,8}", 0..8), value in "[ -~\u{80}-\u{ff}\t]{0,20}") {
+            let text: String = names.iter().map(|name| format!("{name}: {value}\r\n")).collect();
+            if let Some(listed) = listed(text + "\r\n") {
+                let count = listed.iter().count();
+                prop_assert_eq!(Fields::Came(listed).into_map().len(), count);
+            }
+        }
+    }
+}
