@@ -45,8 +45,9 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Read {
                 Err(_) => return (requests, true),
                 Ok(None) => break,
                 Ok(Some(head)) => {
-                    let text = format!("{} {} {:?}", head.parts.method, head.parts.uri, head.parts.headers);
-                    content = Some((Decoder::new(head.framing), (text, Vec::new(), false)));
+                    let framing = head.framing;
+                    let text = format!("{} {} {:?}", head.method, head.uri, head.fields.into_map());
+                    content = Some((Decoder::new(framing), (text, Vec::new(), false)));
                 }
             }
         }

@@ -29,9 +29,9 @@ pub async fn ask(context: &Context, chosen: &Chosen, head: &Head) -> Option<Answ
     let mut asked = head.clone();
     // A body, were there one, is the program's.
     for field in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::EXPECT] {
-        asked.headers.remove(field);
+        asked.map_mut().remove(field);
     }
-    asked.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    asked.map_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     let server = (chosen.route.host_local, STATICS_PORT).into();
     let answered = timeout(PATIENCE, context.dialer.fetch(&chosen.lease.target.machine, server, &asked)).await;
     answered.ok()?.filter(|answered| answered.status != StatusCode::NOT_FOUND)

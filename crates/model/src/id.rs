@@ -192,20 +192,21 @@ const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
 /// The ULID of this moment (milliseconds since 1970) and these random bits: 26 characters that sort by time.
 pub fn ulid(unix_ms: u64, random: [u8; 10]) -> String {
-    let mut text = String::with_capacity(26);
-    push_ulid(&mut text, unix_ms, random);
-    text
+    ulid_digits(unix_ms, random).map(char::from).iter().collect()
 }
 
-/// Writes it behind a text.
-pub fn push_ulid(text: &mut String, unix_ms: u64, random: [u8; 10]) {
-    let mut bits = u128::from(unix_ms) << 80;
-    for (index, byte) in random.iter().enumerate() {
-        bits |= u128::from(*byte) << (72 - 8 * index);
+/// The same as bytes of ASCII.
+pub fn ulid_digits(unix_ms: u64, random: [u8; 10]) -> [u8; 26] {
+    let mut bytes = [0; 16];
+    bytes[..6].copy_from_slice(&unix_ms.to_be_bytes()[2..]);
+    bytes[6..].copy_from_slice(&random);
+    let mut bits = u128::from_be_bytes(bytes);
+    let mut digits = [0; 26];
+    for digit in digits.iter_mut().rev() {
+        *digit = CROCKFORD[(bits & 31) as usize];
+        bits >>= 5;
     }
-    for digit in (0..26).rev() {
-        text.push(char::from(CROCKFORD[(bits >> (5 * digit)) as usize & 31]));
-    }
+    digits
 }
 
 impl InstanceId {

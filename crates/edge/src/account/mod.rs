@@ -22,5 +22,5 @@ pub use counted::Counted;
 pub use metrics::{AppMetrics, Counter, Handshakes, MachineMetrics};
 pub use render::render;
 pub use routes::routes;
-pub use trace::Trace;
+pub use trace::{TRACEPARENT, Trace};
 pub use visit::Account;

@@ -5,10 +5,12 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::http1::Fields;
+
+/// The field that says it.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// `00-<trace: 32 hex>-<span: 16 hex>-<flags: 2 hex>`
 const LENGTH: usize = 55;
@@ -16,33 +18,48 @@ const TRACE: Range<usize> = 3..35;
 const SPAN: Range<usize> = 36..52;
 
 /// Where a request stands in its trace: what the machine reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace(HeaderValue);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trace([u8; LENGTH]);
 
 impl Trace {
-    /// The trace of a request; its header then says what the machine shall read.
-    pub fn take_part(headers: &mut HeaderMap) -> Self {
-        let mut fields = headers.get_all(TRACEPARENT).iter();
-        let parent = fields.next().filter(|_| fields.next().is_none());
+    /// The trace of a request. A list of states that belongs to no trace is taken out.
+    pub fn take_part(fields: &mut Fields) -> Self {
+        let (mut parent, mut parents, mut has_state) = (None, 0, false);
+        fields.each(|name, value| {
+            let is = |other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+            match name.len() {
+                11 if is(TRACEPARENT) => (parent, parents) = (Some(value), parents + 1),
+                10 => has_state |= is(TRACESTATE),
+                _ => {}
+            }
+        });
         let mut text = [b'-'; LENGTH];
         text[..2].copy_from_slice(b"00");
         text[LENGTH - 2..].copy_from_slice(b"00");
         write_digits::<8>(&mut text[SPAN]);
-        match parent.and_then(|field| parse(field.as_bytes())) {
+        match parent.filter(|_| parents == 1).and_then(parse) {
             Some((trace_id, sampled)) => {
                 text[TRACE].copy_from_slice(trace_id.as_bytes());
                 text[LENGTH - 1] = b'0' + u8::from(sampled);
             }
             None => {
                 write_digits::<16>(&mut text[TRACE]);
-                // A list of states belongs to the trace that it came with.
-                headers.remove(TRACESTATE);
+                if has_state {
+                    fields.remove(&TRACESTATE);
+                }
             }
         }
-        let value = HeaderValue::from_maybe_shared(Bytes::copy_from_slice(&text));
-        let trace = Self(value.expect("digits and dashes are a field's value"));
-        headers.insert(TRACEPARENT, trace.0.clone());
-        trace
+        Self(text)
+    }
+
+    /// What the machine reads, as the field's value.
+    pub fn value(&self) -> HeaderValue {
+        HeaderValue::from_bytes(&self.0).expect("digits and dashes are a field's value")
+    }
+
+    /// The same as text.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The trace, 32 hexadecimal digits.
@@ -51,7 +68,7 @@ impl Trace {
     }
 
     fn part(&self, part: Range<usize>) -> &str {
-        self.0.to_str().ok().and_then(|text| text.get(part)).unwrap_or_default()
+        std::str::from_utf8(&self.0[part]).unwrap_or_default()
     }
 }
 
@@ -85,20 +102,23 @@ fn write_digits<const N: usize>(to: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
+    /// What is left of the fields of a request that came with these parents, and what the machine reads.
     fn with(fields: &[&str]) -> (HeaderMap, Trace) {
         let mut headers = HeaderMap::new();
         headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
         for field in fields {
             headers.append(TRACEPARENT, field.parse().unwrap());
         }
-        let trace = Trace::take_part(&mut headers);
-        (headers, trace)
+        let mut fields = Fields::Map(headers);
+        let trace = Trace::take_part(&mut fields);
+        (fields.into_map(), trace)
     }
 
     #[test]
@@ -106,7 +126,7 @@ mod tests {
         let (headers, trace) = with(&[PARENT]);
         assert_eq!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert_ne!(trace.part(SPAN), "00f067aa0ba902b7");
-        assert_eq!(headers[TRACEPARENT], format!("00-{}-{}-01", trace.trace_id(), trace.part(SPAN)));
+        assert_eq!(trace.as_bytes(), format!("00-{}-{}-01", trace.trace_id(), trace.part(SPAN)).as_bytes());
         assert_eq!(headers[TRACESTATE], "a=b");
         let later = format!("cc{}-what-comes", &PARENT[2..]);
         assert_eq!(with(&[&later]).1.trace_id(), trace.trace_id());
@@ -122,7 +142,7 @@ mod tests {
             let (headers, trace) = with(&[bad]);
             assert_ne!(trace.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736", "{bad}");
             assert!(!headers.contains_key(TRACESTATE), "{bad}");
-            assert!(parse(headers[TRACEPARENT].as_bytes()).is_some());
+            assert!(parse(trace.as_bytes()).is_some());
         }
         assert_ne!(with(&[PARENT, PARENT]).1.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
     }
@@ -134,8 +154,8 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&field) {
                 headers.insert(TRACEPARENT, value);
             }
-            Trace::take_part(&mut headers);
-            prop_assert!(parse(headers[TRACEPARENT].as_bytes()).is_some());
+            let trace = Trace::take_part(&mut Fields::Map(headers));
+            prop_assert!(parse(trace.as_bytes()).is_some());
         }
     }
 }

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Request, StatusCode, Version, uri::PathAndQuery};
+use http::{Method, StatusCode, Version, uri::PathAndQuery};
 use tokio::time::Instant;
 
 use super::{Trace, record::Record};
 use crate::{
     Refusal,
-    http::RequestId,
+    http::{Inbound, RequestId},
     journal::Journal,
     limits::Place,
     machine::{AppState, Machine},
@@ -40,17 +40,17 @@ pub struct Account {
 impl Account {
     /// Opens the account of a request, which from here on is part of a trace. It stands by address, since it is handed
     /// on from the request to the end of its answer.
-    pub fn open<B>(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Request<B>) -> Box<Self> {
-        let trace = Trace::take_part(request.headers_mut());
+    pub fn open(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Inbound) -> Box<Self> {
+        let trace = Trace::take_part(&mut request.fields);
         Box::new(Self {
             journal: journal.clone(),
             id: id.clone(),
             trace,
             client,
             began: Instant::now(),
-            method: request.method().clone(),
-            target: request.uri().path_and_query().cloned(),
-            version: request.version(),
+            method: request.method.clone(),
+            target: request.uri.path_and_query().cloned(),
+            version: request.version,
             host: OnceLock::new(),
             app: OnceLock::new(),
             place: OnceLock::new(),
@@ -59,6 +59,11 @@ impl Account {
             answer: OnceLock::new(),
             bytes_out: 0,
         })
+    }
+
+    /// Where it stands in its trace.
+    pub fn trace(&self) -> Trace {
+        self.trace
     }
 
     /// It is for this app, by this host name.

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, response};
 use hyper::body::Body;
 use model::machine::{HeaderEdit, HttpOptions, Port, ResponseOptions};
 
@@ -19,6 +19,7 @@ use super::{
     body::{MachineBody, ResponseBody},
     compress::{Compressor, Wish},
     headers,
+    inbound::Inbound,
     request_id::RequestId,
 };
 use crate::http1::{Fields, write_field};
@@ -107,8 +108,8 @@ pub struct Dress {
 
 impl Dress {
     /// By what the request asks for and what the port's options say.
-    pub fn of<B>(port: Arc<Port>, request: &Request<B>) -> Self {
-        Self { port, wish: Wish::of(request), alternative: None }
+    pub fn of(port: Arc<Port>, request: &Inbound) -> Self {
+        Self { port, wish: Wish::of(&request.method, &request.fields), alternative: None }
     }
 
     /// Says where else the app can be reached, unless it says so itself.

@@ -11,7 +11,10 @@ use http::{
 };
 
 use super::{Client, host::Host, request_id::RequestId};
-use crate::http1::{Fields, Listed, write_field};
+use crate::{
+    account::{TRACEPARENT, Trace},
+    http1::{Fields, Listed, write_field},
+};
 
 /// Where the client's address is told to the app.
 const FLY_CLIENT_IP: HeaderName = HeaderName::from_static("fly-client-ip");
@@ -92,15 +95,119 @@ const NEVER_TRAILERS: [&str; 16] = [
     "x-forwarded-for",
 ];
 
-/// Makes a client's fields those that a machine gets, with the Host field always there, but for those that all its
-/// requests have in common.
-pub fn to_machine(headers: &mut HeaderMap, version: Version, common: &ClientFields, host: &Host, id: &RequestId) {
-    drop_hop_by_hop(headers, |name| is_forged(name.as_str()));
-    join_cookies(headers);
-    headers.insert(header::HOST, host.field());
-    headers.insert(FLY_REQUEST_ID, id.value());
-    append(headers, X_FORWARDED_FOR, common.way.clone());
-    append(headers, header::VIA, HeaderValue::from_static(via(version)));
+/// Makes a client's fields those that a machine gets, but for those that the platform says: in this request, which are
+/// returned, and in all of its connection.
+pub fn to_machine(
+    fields: &mut Fields,
+    version: Version,
+    common: &ClientFields,
+    host: &Host,
+    own: Own<'_>,
+) -> OwnFields {
+    let mut said = OwnFields {
+        host: host.field(),
+        id: own.id.clone(),
+        trace: own.trace,
+        way: join(fields, &X_FORWARDED_FOR, &common.way),
+        via: join(fields, &header::VIA, &HeaderValue::from_static(via(version))),
+        reads_trailers: false,
+    };
+    join_cookies(fields);
+    match fields {
+        Fields::Came(listed) => {
+            let also = listed_for_connection(listed);
+            said.reads_trailers =
+                listed.iter().any(|(name, list)| is_one_of(name, &["te"]) && has_token(list, "trailers"));
+            listed.retain(|name| {
+                let goes = is_one_of(name, &HOP_BY_HOP) || is_forged(name) || is_one_of(name, &SAID_IN_EACH);
+                !goes && !also.iter().any(|it| it.eq_ignore_ascii_case(name))
+            });
+        }
+        Fields::Map(headers) => {
+            drop_hop_by_hop(headers, |name| is_forged(name.as_str().as_bytes()));
+            SAID_IN_EACH.iter().for_each(|name| drop(headers.remove(*name)));
+        }
+    }
+    said
+}
+
+/// What a request's account says of it.
+#[derive(Clone, Copy)]
+pub struct Own<'a> {
+    /// Its name.
+    pub id: &'a RequestId,
+    /// Its trace.
+    pub trace: Trace,
+}
+
+/// The fields of [`OwnFields`] that are not forged if a client says them.
+const SAID_IN_EACH: [&str; 4] = ["host", "traceparent", "via", "x-forwarded-for"];
+
+/// What the platform says in one request.
+#[derive(Debug, Clone)]
+pub struct OwnFields {
+    host: HeaderValue,
+    id: RequestId,
+    trace: Trace,
+    /// Through whom the request came, the client's list before our own.
+    way: HeaderValue,
+    via: HeaderValue,
+    /// The client reads trailers, and so do we; gRPC asks for it.
+    reads_trailers: bool,
+}
+
+impl OwnFields {
+    /// Says so among the other fields.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        headers.insert(header::HOST, self.host.clone());
+        headers.insert(FLY_REQUEST_ID, self.id.value());
+        headers.insert(TRACEPARENT, self.trace.value());
+        headers.insert(X_FORWARDED_FOR, self.way.clone());
+        headers.insert(header::VIA, self.via.clone());
+        if self.reads_trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+
+    /// Says so in lines of HTTP/1.1.
+    pub fn write(&self, text: &mut BytesMut) {
+        write_field(text, "host", self.host.as_bytes());
+        write_field(text, FLY_REQUEST_ID.as_str(), self.id.as_str().as_bytes());
+        write_field(text, TRACEPARENT.as_str(), self.trace.as_bytes());
+        write_field(text, X_FORWARDED_FOR.as_str(), self.way.as_bytes());
+        write_field(text, "via", self.via.as_bytes());
+        if self.reads_trailers {
+            write_field(text, "te", b"trailers");
+        }
+    }
+
+    /// What it says by this name.
+    pub fn get(&self, name: &HeaderName) -> Option<&[u8]> {
+        match *name {
+            header::HOST => Some(self.host.as_bytes()),
+            header::VIA => Some(self.via.as_bytes()),
+            _ if *name == FLY_REQUEST_ID => Some(self.id.as_str().as_bytes()),
+            _ if *name == TRACEPARENT => Some(self.trace.as_bytes()),
+            _ if *name == X_FORWARDED_FOR => Some(self.way.as_bytes()),
+            _ => None,
+        }
+    }
+}
+
+/// A list that may have been begun by others, in one line, with `ours` at its end.
+fn join(fields: &Fields, name: &HeaderName, ours: &HeaderValue) -> HeaderValue {
+    let mut list: Vec<u8> = Vec::new();
+    fields.each(|it, value| {
+        if it.len() == name.as_str().len() && it.eq_ignore_ascii_case(name.as_str().as_bytes()) {
+            list.extend_from_slice(value);
+            list.extend_from_slice(b", ");
+        }
+    });
+    if list.is_empty() {
+        return ours.clone();
+    }
+    list.extend_from_slice(ours.as_bytes());
+    HeaderValue::from_bytes(&list).expect("field values joined by a comma are a field value")
 }
 
 /// What the platform says in all requests of a connection. A client's own fields of these names are dropped.
@@ -192,13 +299,16 @@ pub fn leave_room(fields: &mut Fields) -> bool {
 /// Makes a client's trailers those that a machine gets, and a machine's those that the client gets: some servers mix
 /// them with the header, so what must not be forged there must not be forged here.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    drop_hop_by_hop(trailers, |name| is_forged(name.as_str()) || NEVER_TRAILERS.contains(&name.as_str()));
+    drop_hop_by_hop(trailers, |name| is_forged(name.as_str().as_bytes()) || NEVER_TRAILERS.contains(&name.as_str()));
     trailers.remove(header::TE);
 }
 
 /// Says that the answer came through us, and in which version of HTTP the machine gave it.
 pub fn pass_on(headers: &mut HeaderMap, version: Version) {
-    append(headers, header::VIA, HeaderValue::from_static(via(version)));
+    let ours = HeaderValue::from_static(via(version));
+    let list = headers.get_all(header::VIA).iter().chain([&ours]).map(HeaderValue::as_bytes);
+    let list = HeaderValue::from_bytes(&list.collect::<Vec<_>>().join(&b", "[..]));
+    headers.insert(header::VIA, list.expect("field values joined by a comma are a field value"));
 }
 
 /// What every answer carries, whoever made it.
@@ -215,22 +325,6 @@ pub fn via(version: Version) -> &'static str {
         Version::HTTP_10 => "1.0 dunlin",
         _ => "1.1 dunlin",
     }
-}
-
-/// Adds to a list that may stand in several lines already; afterwards it stands in one.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: HeaderValue) {
-    if !headers.contains_key(&name) {
-        headers.insert(name, value);
-        return;
-    }
-    let mut list: Vec<u8> = Vec::new();
-    for before in headers.get_all(&name) {
-        list.extend_from_slice(before.as_bytes());
-        list.extend_from_slice(b", ");
-    }
-    list.extend_from_slice(value.as_bytes());
-    let list = HeaderValue::from_bytes(&list).expect("field values joined by a comma are a field value");
-    headers.insert(name, list);
 }
 
 /// Drops what belongs to one connection, what the Connection field says does, and what `other` says. `TE: trailers`
@@ -269,47 +363,52 @@ fn is_end_to_end(name: &HeaderName) -> bool {
 
 /// Whether a field is one by which the platform speaks, so that nobody else may set it.
 pub fn is_ours(name: &HeaderName) -> bool {
-    is_forged(name.as_str())
+    is_forged(name.as_str().as_bytes())
 }
 
 /// Many app servers cannot tell `Fly_Client_IP` from `Fly-Client-IP`, and some take any sign for a dash, so a name is
 /// looked at as they see it.
-fn is_forged(name: &str) -> bool {
+fn is_forged(name: &[u8]) -> bool {
     // Of the names that matter each begins with one of these letters.
-    if !name.starts_with(['c', 'd', 'f', 't', 'x']) {
+    if !name.first().is_some_and(|letter| matches!(letter | 0x20, b'c' | b'd' | b'f' | b't' | b'x')) {
         return false;
     }
     if FRAMING.iter().any(|framing| reads_like(name, framing)) {
-        return !FRAMING.contains(&name);
+        return !is_one_of(name, &FRAMING);
     }
     let is_clients = CLIENTS.iter().any(|clients| reads_like(name, clients));
     let is_ours = || OURS.iter().any(|ours| reads_like(name, ours));
     if is_clients || reads_like(name, "x-forwarded-for") {
-        return name.bytes().any(|byte| dashed(byte) != byte);
+        return name.iter().any(|byte| !byte.is_ascii_alphanumeric() && *byte != b'-');
     }
     begins_like(name, "fly-") || begins_like(name, "dunlin-") || is_ours()
 }
 
 /// Whether a name is this one to whoever takes any sign for a dash.
-fn reads_like(name: &str, other: &str) -> bool {
+fn reads_like(name: &[u8], other: &str) -> bool {
     name.len() == other.len() && begins_like(name, other)
 }
 
-fn begins_like(name: &str, other: &str) -> bool {
-    name.len() >= other.len() && name.bytes().zip(other.bytes()).all(|(byte, other)| dashed(byte) == other)
+fn begins_like(name: &[u8], other: &str) -> bool {
+    name.len() >= other.len() && name.iter().zip(other.bytes()).all(|(byte, other)| dashed(*byte) == other)
 }
 
 fn dashed(byte: u8) -> u8 {
-    if byte.is_ascii_alphanumeric() { byte } else { b'-' }
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 /// HTTP/2 may send a cookie list in pieces; HTTP/1.1 wants one line (RFC 9113, 8.2.3).
-fn join_cookies(headers: &mut HeaderMap) {
-    let cookies = headers.get_all(header::COOKIE);
-    if cookies.iter().nth(1).is_some() {
-        let pieces: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
+fn join_cookies(fields: &mut Fields) {
+    let mut pieces: Vec<&[u8]> = Vec::new();
+    fields.each(|name, value| {
+        if name.len() == 6 && name.eq_ignore_ascii_case(b"cookie") {
+            pieces.push(value);
+        }
+    });
+    if pieces.len() > 1 {
         let joined = HeaderValue::from_bytes(&pieces.join(&b"; "[..]));
-        headers.insert(header::COOKIE, joined.expect("field values joined by a semicolon are a field value"));
+        let joined = joined.expect("field values joined by a semicolon are a field value");
+        fields.map_mut().insert(header::COOKIE, joined);
     }
 }
 
@@ -337,7 +436,7 @@ mod tests {
         for forged in
             ["fly-client-ip", "fly_client_ip", "fly.client.ip", "fly-anything", "x_forwarded_proto", "forwarded"]
         {
-            assert!(is_forged(forged), "{forged}");
+            assert!(is_forged(forged.as_bytes()) && is_forged(forged.to_ascii_uppercase().as_bytes()), "{forged}");
         }
         for forged in [
             "x_forwarded_for",
@@ -347,11 +446,11 @@ mod tests {
             "content_length",
             "transfer_encoding",
         ] {
-            assert!(is_forged(forged), "{forged}");
+            assert!(is_forged(forged.as_bytes()) && is_forged(forged.to_ascii_uppercase().as_bytes()), "{forged}");
         }
         for allowed in ["x-forwarded-for", "content-length", "content_type", "traceparent", "x-request-id", "x_custom"]
         {
-            assert!(!is_forged(allowed), "{allowed}");
+            assert!(!is_forged(allowed.as_bytes()) && !is_forged(allowed.to_ascii_uppercase().as_bytes()), "{allowed}");
         }
     }
 
@@ -392,7 +491,7 @@ mod tests {
         fn nothing_that_reads_like_ours_is_left(name in "[xf][-_.a-z]{1,20}") {
             let mut headers = HeaderMap::new();
             headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("6.6.6.6"));
-            drop_hop_by_hop(&mut headers, |name| is_forged(name.as_str()));
+            drop_hop_by_hop(&mut headers, |name| is_forged(name.as_str().as_bytes()));
             let dashed = name.replace(['_', '.'], "-");
             if dashed.starts_with("fly-") && !CLIENTS.contains(&dashed.as_str()) {
                 prop_assert!(headers.is_empty());

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, Uri, Version, header::HOST};
+use http::{HeaderValue, Method, Uri, Version};
 
-use crate::Refusal;
+use crate::{Refusal, http1::Fields};
 
 /// A host as the client wrote it, and as it is looked up.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,19 +19,22 @@ impl Host {
     /// The host of a request. A target in absolute form (and `:authority`) outranks the Host field (RFC 9112, 3.2.2).
     /// HTTP/1.0 knows no Host field, so a request of that version without one is for the name that its connection was
     /// `secured` for.
-    pub fn of<B>(request: &Request<B>, secured: Option<&str>) -> Result<Self, Refusal> {
-        let (uri, headers) = (request.uri(), request.headers());
-        let secured = secured.filter(|_| request.version() <= Version::HTTP_10);
+    pub fn of(uri: &Uri, version: Version, fields: &Fields, secured: Option<&str>) -> Result<Self, Refusal> {
+        let secured = secured.filter(|_| version <= Version::HTTP_10);
         let bad = |reason| Refusal::BadHost { reason };
-        let mut fields = headers.get_all(HOST).iter();
-        let field = fields.next();
-        if fields.next().is_some() {
+        let (mut field, mut count) = (None, 0);
+        fields.each(|name, value| {
+            if name.len() == 4 && name.eq_ignore_ascii_case(b"host") {
+                (field, count) = (Some(value), count + 1);
+            }
+        });
+        if count > 1 {
             return Err(bad("it has more than one Host field"));
         }
         let not_a_name = || bad("its Host field is not a host name");
         let authority = match (uri.authority(), field) {
             (Some(authority), _) => HeaderValue::from_str(authority.as_str()).map_err(|_| not_a_name())?,
-            (None, Some(field)) => field.clone(),
+            (None, Some(field)) => HeaderValue::from_bytes(field).map_err(|_| not_a_name())?,
             (None, None) => {
                 let secured = secured.ok_or_else(|| bad("it has no Host field"))?;
                 HeaderValue::from_str(secured).map_err(|_| not_a_name())?
@@ -105,6 +108,7 @@ fn is_address(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, header::HOST};
     use proptest::prelude::*;
 
     use super::*;
@@ -134,12 +138,12 @@ mod tests {
 
     #[test]
     fn an_absolute_target_outranks_the_field_and_two_fields_are_refused() {
-        let of = |target: &str, hosts: &[&str], version, secured| {
-            let mut request = Request::builder().uri(target).version(version);
+        let of = |target: &str, hosts: &[&'static str], version, secured| {
+            let mut headers = HeaderMap::new();
             for host in hosts {
-                request = request.header(HOST, *host);
+                headers.append(HOST, HeaderValue::from_static(host));
             }
-            Host::of(&request.body(()).unwrap(), secured)
+            Host::of(&target.parse().unwrap(), version, &Fields::Map(headers), secured)
         };
         let host = of("http://a:1/", &["b"], Version::HTTP_11, None).unwrap();
         assert_eq!((host.authority(), &*host.name), ("a:1", "a"));

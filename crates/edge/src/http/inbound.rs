@@ -1,4 +1,4 @@
-//! A request's body on its way in, whatever it came by.
+//! A request on its way in, whatever it came by.
 
 use std::{
     pin::Pin,
@@ -6,10 +6,44 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{Extensions, Method, Request, Uri, Version, request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::connection::Content;
-use crate::{http3, options::BoxError};
+use crate::{http1::Fields, http3, options::BoxError};
+
+/// A request as it comes from a client.
+pub struct Inbound {
+    /// What is to be done,
+    pub method: Method,
+    /// with what.
+    pub uri: Uri,
+    /// By which version of HTTP it came.
+    pub version: Version,
+    /// What it says beside.
+    pub fields: Fields,
+    /// How its connection is handed over, if it is to be.
+    pub extensions: Extensions,
+    /// Its body.
+    pub body: InboundBody,
+}
+
+impl<B: Into<InboundBody>> From<Request<B>> for Inbound {
+    fn from(request: Request<B>) -> Self {
+        let (request::Parts { method, uri, version, headers, extensions, .. }, body) = request.into_parts();
+        Self { method, uri, version, fields: Fields::Map(headers), extensions, body: body.into() }
+    }
+}
+
+impl From<Inbound> for Request<InboundBody> {
+    fn from(inbound: Inbound) -> Self {
+        let Inbound { method, uri, version, fields, extensions, body } = inbound;
+        let (mut parts, ()) = Request::new(()).into_parts();
+        (parts.method, parts.uri, parts.version) = (method, uri, version);
+        (parts.headers, parts.extensions) = (fields.into_map(), extensions);
+        Self::from_parts(parts, body)
+    }
+}
 
 /// A request's body as it comes from a client.
 pub enum InboundBody {

@@ -17,9 +17,9 @@ mod serve;
 mod upgrade;
 
 pub use compress::Compressor;
-pub use headers::{ClientFields, clean_trailers, has_token, is_ours};
+pub use headers::{ClientFields, OwnFields, clean_trailers, has_token, is_ours};
 pub use host::name as host_name;
-pub use inbound::InboundBody;
+pub use inbound::{Inbound, InboundBody};
 pub use interim::Interim;
 pub use request::answer;
 pub use request_id::RequestId;

@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response,
+    HeaderValue, Response,
     header::{self, HeaderName},
 };
 use http_body_util::Full;
 
 use super::{body::ResponseBody, request_id::RequestId};
-use crate::{Fault, Refusal};
+use crate::{Fault, Refusal, http1::Fields};
 
 /// Tells the code of a refusal to programs.
 const DUNLIN_ERROR: HeaderName = HeaderName::from_static("dunlin-error");
@@ -26,17 +26,23 @@ pub enum Format {
 
 impl Format {
     /// What a request says it accepts; lines if it says nothing.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        for kind in accept.flat_map(|list| list.split(',')) {
-            match kind.split(';').next().unwrap_or_default().trim() {
-                "text/html" | "application/xhtml+xml" => return Self::Html,
-                "application/json" => return Self::Json,
-                "text/plain" => return Self::Text,
-                _ => {}
+    pub fn of(fields: &Fields) -> Self {
+        let mut format = None;
+        fields.each(|name, list| {
+            if name.len() == 6 && name.eq_ignore_ascii_case(b"accept") {
+                format = format.or_else(|| list.split(|byte| *byte == b',').find_map(Self::of_kind));
             }
+        });
+        format.unwrap_or(Self::Text)
+    }
+
+    fn of_kind(kind: &[u8]) -> Option<Self> {
+        match kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii() {
+            b"text/html" | b"application/xhtml+xml" => Some(Self::Html),
+            b"application/json" => Some(Self::Json),
+            b"text/plain" => Some(Self::Text),
+            _ => None,
         }
-        Self::Text
     }
 }
 
@@ -126,18 +132,19 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
     #[test]
     fn the_form_follows_what_the_client_accepts() {
         let of = |accept: &'static str| {
-            let headers = [(header::ACCEPT, HeaderValue::from_static(accept))].into_iter().collect();
-            Format::of(&headers)
+            Format::of(&Fields::Map([(header::ACCEPT, HeaderValue::from_static(accept))].into_iter().collect()))
         };
         assert_eq!(of("text/html,application/xhtml+xml,*/*;q=0.8"), Format::Html);
         assert_eq!(of("application/json"), Format::Json);
         assert_eq!(of("*/*"), Format::Text);
-        assert_eq!(Format::of(&HeaderMap::new()), Format::Text);
+        assert_eq!(Format::of(&Fields::Map(HeaderMap::new())), Format::Text);
     }
 
     #[test]

@@ -10,11 +10,12 @@
 //! A wish that insists is read strictly, since another machine than the one that was meant would be worse than none. One
 //! that does not is read as far as it makes sense.
 
-use http::HeaderMap;
+use http::HeaderName;
 use model::MachineId;
 
 use crate::{
     Refusal,
+    http1::Fields,
     wish::{Strength, Wish, places},
 };
 
@@ -24,32 +25,34 @@ const PREFER_INSTANCE: &str = "fly-prefer-instance-id";
 const FORCE_INSTANCE: &str = "fly-force-instance-id";
 
 /// What the fields of a request ask for.
-pub fn wish_of(headers: &HeaderMap) -> Result<Wish, Refusal> {
-    let mut wish = Wish::default();
+pub fn wish_of(fields: &Fields) -> Result<Wish, Refusal> {
+    let (mut wish, mut asks) = (Wish::default(), false);
     // Most clients ask for nothing.
-    if !headers.keys().any(|name| name.as_str().starts_with("fly-")) {
+    fields.each(|name, _| asks |= name.first().is_some_and(|letter| matches!(letter, b'f' | b'F')));
+    if !asks {
         return Ok(wish);
     }
-    if let Some(list) = text(headers, FORCE_REGION) {
+    if let Some(list) = text(fields, FORCE_REGION) {
         let (regions, strange) = places(list);
         if regions.is_empty() || strange.is_some() {
             return Err(bad(FORCE_REGION, list, "list of regions"));
         }
         wish.regions = Some((regions, Strength::Force));
-    } else if let Some((regions, _)) = text(headers, PREFER_REGION).map(places).filter(|(list, _)| !list.is_empty()) {
+    } else if let Some((regions, _)) = text(fields, PREFER_REGION).map(places).filter(|(list, _)| !list.is_empty()) {
         wish.regions = Some((regions, Strength::Prefer));
     }
-    if let Some(id) = text(headers, FORCE_INSTANCE) {
+    if let Some(id) = text(fields, FORCE_INSTANCE) {
         let machine: MachineId = id.parse().map_err(|_| bad(FORCE_INSTANCE, id, "machine id"))?;
         wish.machine = Some((machine, Strength::Force));
-    } else if let Some(machine) = text(headers, PREFER_INSTANCE).and_then(|id| id.parse().ok()) {
+    } else if let Some(machine) = text(fields, PREFER_INSTANCE).and_then(|id| id.parse().ok()) {
         wish.machine = Some((machine, Strength::Prefer));
     }
     Ok(wish)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or("?").trim())
+fn text<'a>(fields: &'a Fields, name: &'static str) -> Option<&'a str> {
+    let value = fields.first(&HeaderName::from_static(name))?;
+    Some(std::str::from_utf8(value).unwrap_or("?").trim())
 }
 
 fn bad(field: &'static str, value: &str, what: &'static str) -> Refusal {
@@ -58,13 +61,13 @@ fn bad(field: &'static str, value: &str, what: &'static str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
-        fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
+    fn headers(fields: &[(&'static str, &str)]) -> Fields {
+        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+        Fields::Map(fields.collect())
     }
 
     #[test]

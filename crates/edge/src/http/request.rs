@@ -14,7 +14,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use catalog::{Handling, PortRoute};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version, uri::PathAndQuery};
+use http::{HeaderValue, Method, Response, StatusCode, Uri, Version, uri::PathAndQuery};
 use http_body_util::{BodyExt, Limited};
 use model::{AppName, machine::Port};
 use tokio::time::{Instant, timeout};
@@ -22,9 +22,9 @@ use tokio::time::{Instant, timeout};
 use super::{
     answer::{Answer, Dress},
     body::{ClientBody, MachineBody, ResponseBody},
-    headers::{self, ClientFields},
+    headers::{self, ClientFields, Own, OwnFields},
     host::{Host, check_target},
-    inbound::InboundBody,
+    inbound::Inbound,
     leave,
     page::{self, Format},
     prefer,
@@ -55,12 +55,12 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// What has nothing to wait for is done by plain functions, which take what they need by value: a future keeps room for
 /// all that is borrowed in it, and there are as many of this one as requests under way.
-pub async fn answer(context: Arc<Context>, busy: Busy, request: Request<InboundBody>) -> Answer<ClientBody> {
+pub async fn answer(context: Arc<Context>, busy: Busy, request: Inbound) -> Answer<ClientBody> {
     let Arrival { id, account, format, request } = Arrival::of(&context, &busy, request);
     let carried = match route(&context, &busy, &id, &account, request) {
         Ok(Way::Here(answer)) => Ok(answer.into()),
         Ok(Way::Platform(platform, request)) => {
-            Ok(signed(platform.answer(request).await.map(ResponseBody::Platform), &id).into())
+            Ok(signed(platform.answer(request.into()).await.map(ResponseBody::Platform), &id).into())
         }
         Ok(Way::App(visit)) => visit.carry().await,
         Err(refusal) => Err(refusal),
@@ -74,16 +74,16 @@ struct Arrival {
     account: Box<Account>,
     /// How a refusal is told.
     format: Format,
-    request: Request<InboundBody>,
+    request: Inbound,
 }
 
 impl Arrival {
-    fn of(context: &Context, busy: &Busy, mut request: Request<InboundBody>) -> Self {
+    fn of(context: &Context, busy: &Busy, mut request: Inbound) -> Self {
         let id = RequestId::new(&context.region);
         busy.0.connection.request();
-        busy.0.multiplexed.came_by(request.version());
+        busy.0.multiplexed.came_by(request.version);
         let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
-        Self { id, account, format: Format::of(request.headers()), request }
+        Self { id, account, format: Format::of(&request.fields), request }
     }
 }
 
@@ -114,7 +114,7 @@ enum Way<'a> {
     /// Nowhere: this is its answer.
     Here(Response<ResponseBody>),
     /// To the platform itself.
-    Platform(PlatformHost, Request<InboundBody>),
+    Platform(PlatformHost, Inbound),
     /// To an app.
     App(Box<Visit<'a>>),
 }
@@ -125,17 +125,17 @@ fn route<'a>(
     busy: &'a Busy,
     id: &'a RequestId,
     account: &'a Account,
-    mut request: Request<InboundBody>,
+    mut request: Inbound,
 ) -> Result<Way<'a>, Refusal> {
     let client = &busy.0;
-    let host = Host::of(&request, client.secured_name())?;
-    check_target(request.method(), request.uri())?;
+    let host = Host::of(&request.uri, request.version, &request.fields, client.secured_name())?;
+    check_target(&request.method, &request.uri)?;
     let upgrade = Upgrade::take(&mut request);
-    if request.method() == Method::CONNECT && upgrade.is_none() {
+    if request.method == Method::CONNECT && upgrade.is_none() {
         return Err(Refusal::Connect);
     }
     check_secured(client, &host)?;
-    if let Some(proof) = context.hostnames.http_challenge(&host.name, request.uri().path())
+    if let Some(proof) = context.hostnames.http_challenge(&host.name, request.uri.path())
         && client.port == catalog::HTTP_PORT
     {
         return Ok(Way::Here(signed(page::plain_text(proof), id)));
@@ -143,8 +143,10 @@ fn route<'a>(
     match context.destination(&host.name) {
         Destination::Platform(platform) if [catalog::HTTP_PORT, catalog::HTTPS_PORT].contains(&client.port) => {
             let common = client.fields(&context.region_field);
-            prepare(&mut request, common, &host, id);
-            common.put(request.headers_mut());
+            let own = prepare(&mut request, common, &host, Own { id, trace: account.trace() });
+            let headers = request.fields.map_mut();
+            own.put(headers);
+            common.put(headers);
             Ok(Way::Platform(platform, request))
         }
         Destination::App(name, Some(app)) => {
@@ -168,12 +170,12 @@ fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
     }
 }
 
-/// Makes a request what a machine gets: a target in origin form, the platform's fields but for the `common` ones.
-fn prepare<B>(request: &mut Request<B>, common: &ClientFields, host: &Host, id: &RequestId) {
-    let version = request.version();
-    headers::to_machine(request.headers_mut(), version, common, host, id);
-    *request.uri_mut() = Uri::from(origin_form(request.uri()));
-    *request.version_mut() = Version::HTTP_11;
+/// Makes a request what a machine gets: a target in origin form, and none of the fields that the platform says.
+fn prepare(request: &mut Inbound, common: &ClientFields, host: &Host, own: Own<'_>) -> OwnFields {
+    let own = headers::to_machine(&mut request.fields, request.version, common, host, own);
+    request.uri = Uri::from(origin_form(&request.uri));
+    request.version = Version::HTTP_11;
+    own
 }
 
 /// The target in origin form. An empty path is the root (RFC 9112, 3.2.1).
@@ -223,12 +225,7 @@ struct Visit<'a> {
 
 impl<'a> Visitor<'a> {
     /// Comes in, if the app lets it.
-    fn enter(
-        self,
-        app: Arc<App>,
-        upgrade: Option<Upgrade>,
-        mut request: Request<InboundBody>,
-    ) -> Result<Way<'a>, Refusal> {
+    fn enter(self, app: Arc<App>, upgrade: Option<Upgrade>, mut request: Inbound) -> Result<Way<'a>, Refusal> {
         let what = self.describe(&request);
         self.account.is_for(&app.state, &self.host.name);
         let tell = |refusal: &Refusal| self.context.journal.refused(&app.state, refusal, &what);
@@ -238,7 +235,7 @@ impl<'a> Visitor<'a> {
         let gate = self.gate(&app, &request).inspect_err(tell)?;
         let dress = match gate {
             Gate::Open(port) => {
-                let alternative = self.alternative(&port, request.version());
+                let alternative = self.alternative(&port, request.version);
                 Dress::of(port, &request).announcing(alternative)
             }
             Gate::Elsewhere(location) => {
@@ -248,23 +245,24 @@ impl<'a> Visitor<'a> {
         if let Some(closed) = self.context.maintenance_of(self.app.as_str()) {
             return Err(closed);
         }
-        let wish = prefer::wish_of(request.headers()).inspect_err(tell)?;
+        let wish = prefer::wish_of(&request.fields).inspect_err(tell)?;
         let common = self.busy.0.fields(&self.context.region_field);
-        prepare(&mut request, common, &self.host, self.id);
+        let own = Own { id: self.id, trace: self.account.trace() };
+        let own = prepare(&mut request, common, &self.host, own);
         if let Some(upgrade) = &upgrade {
             upgrade.put(&mut request);
         }
-        let (head, body) = request.into_parts();
+        let Inbound { method, uri, fields, body, .. } = request;
         let answered = AnswerBegun::default();
         let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
         let body = if upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
-        let head = Head::of(head, common);
+        let head = Head { method, uri, fields, own: Some(own), common: Some(common.clone()) };
         let journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
         Ok(Way::App(Box::new(Visit { visitor: self, upgrade, origin: app, journey, body, answered, dress, what })))
     }
 
     /// Whether the app takes such a request here; perhaps it wants it elsewhere.
-    fn gate<B>(&self, app: &App, request: &Request<B>) -> Result<Gate, Refusal> {
+    fn gate(&self, app: &App, request: &Inbound) -> Result<Gate, Refusal> {
         let client = &self.busy.0;
         let (port, what) = (client.port, if client.is_secure() { "HTTPS" } else { "HTTP" });
         let offered = app.port(port).filter(|offered| match offered.handling {
@@ -276,7 +274,7 @@ impl<'a> Visitor<'a> {
         if !offered.options.force_https || client.is_secure() {
             return Ok(Gate::Open(offered.options.clone()));
         }
-        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = request.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let https_port = self.context.https_port.get().copied().unwrap_or(catalog::HTTPS_PORT);
         Ok(Gate::Elsewhere(format!("https://{}{path}", self.host.with_https_port(https_port))))
     }
@@ -311,8 +309,8 @@ impl<'a> Visitor<'a> {
         elsewhere.as_ref().unwrap_or(origin).state.clone()
     }
 
-    fn describe<B>(&self, request: &Request<B>) -> What {
-        What { method: request.method().clone(), uri: request.uri().clone(), id: self.id.clone() }
+    fn describe(&self, request: &Inbound) -> What {
+        What { method: request.method.clone(), uri: request.uri.clone(), id: self.id.clone() }
     }
 }
 

@@ -1,36 +1,43 @@
 //! The name of a request: a ULID and the region it came in at.
 
+use std::{cell::RefCell, fmt, sync::Arc};
+
 use http::HeaderValue;
 use model::Region;
 
 /// The name of a request.
-#[derive(Clone)]
-pub struct RequestId(HeaderValue);
+#[derive(Debug, Clone)]
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// A new one, of this moment.
     pub fn new(region: &Region) -> Self {
-        let mut name = String::with_capacity(27 + region.as_str().len());
-        model::id::push_ulid(&mut name, kit::clock::unix_ms(), kit::random::for_names());
-        name.push('-');
-        name.push_str(region.as_str());
-        let name = HeaderValue::try_from(name);
-        Self(name.expect("letters, digits and a dash are a field's value"))
+        thread_local! {
+            static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        let digits = model::id::ulid_digits(kit::clock::unix_ms(), kit::random::for_names());
+        TEXT.with_borrow_mut(|text| {
+            text.clear();
+            text.extend(digits.map(char::from));
+            text.push('-');
+            text.push_str(region.as_str());
+            Self(text.as_str().into())
+        })
     }
 
     /// As text.
     pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or_default()
+        &self.0
     }
 
     /// As a field's value.
     pub fn value(&self) -> HeaderValue {
-        self.0.clone()
+        HeaderValue::from_str(&self.0).expect("letters, digits and a dash are a field's value")
     }
 }
 
-impl std::fmt::Display for RequestId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }

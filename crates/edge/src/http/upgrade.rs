@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, StatusCode, Version,
+    HeaderMap, HeaderValue, Method, StatusCode, Version,
     header::{self, HeaderName},
 };
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
-use super::headers::has_token;
-use crate::http1::{AnyStream, Prefixed};
+use super::{Inbound, headers::has_token};
+use crate::http1::{AnyStream, Fields, Prefixed};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 
@@ -77,19 +77,19 @@ pub struct Upgrade {
 
 impl Upgrade {
     /// Takes the wish out of a request; a request without one is left as it is.
-    pub fn take<B>(request: &mut Request<B>) -> Option<Self> {
-        if request.method() == Method::CONNECT {
-            let protocol = request.extensions().get::<Protocol>()?;
+    pub fn take(request: &mut Inbound) -> Option<Self> {
+        if request.method == Method::CONNECT {
+            let protocol = request.extensions.get::<Protocol>()?;
             if protocol.as_str() != "websocket" {
                 return None;
             }
-            let client = ClientSide::Stream(hyper::upgrade::on(&mut *request));
+            let client = ClientSide::Stream(request.extensions.remove::<OnUpgrade>()?);
             return Some(Self { protocol: HeaderValue::from_static("websocket"), client, extended: true });
         }
         // Where nothing offers the connection there is nothing to read.
-        request.extensions().get::<Offer>()?;
-        let protocol = wanted(request.version(), request.headers())?;
-        let client = request.extensions_mut().remove::<Offer>()?.accept()?;
+        request.extensions.get::<Offer>()?;
+        let protocol = wanted(request.version, &request.fields)?;
+        let client = request.extensions.remove::<Offer>()?.accept()?;
         Some(Self { protocol, client, extended: false })
     }
 
@@ -99,14 +99,14 @@ impl Upgrade {
     }
 
     /// Puts the wish into the request that a machine gets.
-    pub fn put<B>(&self, request: &mut Request<B>) {
-        let headers = request.headers_mut();
+    pub fn put(&self, request: &mut Inbound) {
+        let headers = request.fields.map_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, self.protocol.clone());
         if self.extended {
             let key = STANDARD.encode(kit::random::bytes::<16>());
             headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_str(&key).expect("base 64 is a field's value"));
-            *request.method_mut() = Method::GET;
+            request.method = Method::GET;
         }
     }
 
@@ -124,9 +124,13 @@ impl Upgrade {
 
 /// The protocol that an HTTP/1.1 request wants to upgrade to. HTTP/2 in the clear is not one of them: it would carry
 /// requests past the edge.
-fn wanted(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
-    let asks = headers.get_all(header::CONNECTION).iter().any(|list| has_token(list, "upgrade"));
-    let protocol = headers.get(header::UPGRADE).filter(|_| asks && version == Version::HTTP_11)?;
+fn wanted(version: Version, fields: &Fields) -> Option<HeaderValue> {
+    let mut asks = false;
+    fields.each(|name, list| {
+        asks |= name.eq_ignore_ascii_case(header::CONNECTION.as_str().as_bytes()) && has_token(list, "upgrade");
+    });
+    let protocol = fields.first(&header::UPGRADE).filter(|_| asks && version == Version::HTTP_11)?;
     let is_h2c = has_token(protocol, "h2c");
-    (!is_h2c && !protocol.as_bytes().contains(&b',')).then(|| protocol.clone())
+    let protocol = HeaderValue::from_bytes(protocol).ok()?;
+    (!is_h2c && !protocol.as_bytes().contains(&b',')).then_some(protocol)
 }

@@ -5,7 +5,7 @@
 //!         Listed ─▶           └────┬─────┘  └───┬───┘    └┬┘   └┬┘         places in it
 //! ```
 //!
-//! Most answers pass with hardly a field changed. They are kept as places in the head that was read: nothing is copied,
+//! Most messages pass with hardly a field changed. They are kept as places in the head that was read: nothing is copied,
 //! hashed or counted until somebody has to change what a list cannot, who makes a map of it.
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::head::BadHead;
 
 /// The fields of a message.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Fields {
     /// As they came.
     Came(Listed),
@@ -28,6 +28,22 @@ impl Fields {
         match self {
             Self::Came(listed) => listed.iter().for_each(|(name, value)| see(name, value)),
             Self::Map(map) => map.iter().for_each(|(name, value)| see(name.as_str().as_bytes(), value.as_bytes())),
+        }
+    }
+
+    /// The value of the first one of this name.
+    pub fn first(&self, name: &HeaderName) -> Option<&[u8]> {
+        match self {
+            Self::Came(listed) => listed.iter().find(|(it, _)| is_same(it, name)).map(|(_, value)| value),
+            Self::Map(map) => map.get(name).map(HeaderValue::as_bytes),
+        }
+    }
+
+    /// Takes out all of this name.
+    pub fn remove(&mut self, name: &HeaderName) {
+        match self {
+            Self::Came(listed) => listed.retain(|it| !is_same(it, name)),
+            Self::Map(map) => drop(map.remove(name)),
         }
     }
 
@@ -59,8 +75,12 @@ impl Fields {
     }
 }
 
+fn is_same(came: &[u8], name: &HeaderName) -> bool {
+    came.eq_ignore_ascii_case(name.as_str().as_bytes())
+}
+
 /// Fields as places in the head that they came in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Listed {
     head: Bytes,
     places: Vec<Place>,

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header, request};
+use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
 use thiserror::Error;
 
 use super::{
@@ -17,13 +17,17 @@ const MAX_FIELDS: usize = 128;
 /// A longer target is refused; `http::Uri` holds no more.
 const MAX_TARGET: usize = 65_534;
 
-/// How many fields the edge adds to a request.
-const ADDED: usize = 6;
-
 /// A request's head.
+#[derive(Debug)]
 pub struct RequestHead {
-    /// What it says.
-    pub parts: request::Parts,
+    /// What is to be done,
+    pub method: Method,
+    /// with what.
+    pub uri: Uri,
+    /// Its version.
+    pub version: Version,
+    /// What it says beside.
+    pub fields: Fields,
     /// Where its content ends.
     pub framing: Framing,
     /// Whether another request may follow it.
@@ -141,20 +145,20 @@ pub fn take_request(inbox: &mut BytesMut, seen: &mut Seen, limit: usize) -> Resu
     if target.len() > MAX_TARGET {
         return Err(BadHead::TargetTooLong);
     }
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Syntax("its method is none"))?;
-    parts.uri =
-        Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Syntax("its target is none"))?;
-    parts.version = version(parsed.version);
-    parts.headers = fields_of(&head, parsed.headers, ADDED)?;
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Syntax("its method is none"))?;
+    let uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes()));
+    let uri = uri.map_err(|_| BadHead::Syntax("its target is none"))?;
+    let version = version(parsed.version);
     let said = said(parsed.headers);
-    let (framing, clear) = said.of_request(parts.version)?;
-    if said.says_too_much() {
-        settle(framing, &mut parts.headers);
-    }
-    let keeps_alive = clear && said.keeps_alive(parts.version);
+    let (framing, clear) = said.of_request(version)?;
+    let keeps_alive = clear && said.keeps_alive(version);
     let Said { reads_trailers, waits, .. } = said;
-    Ok(Some(RequestHead { parts, framing, keeps_alive, reads_trailers, waits }))
+    let says_too_much = said.says_too_much();
+    let mut fields = Fields::Came(Listed::of(head.clone(), parsed.headers)?);
+    if says_too_much {
+        settle(framing, fields.map_mut());
+    }
+    Ok(Some(RequestHead { method, uri, version, fields, framing, keeps_alive, reads_trailers, waits }))
 }
 
 /// Takes an answer's head from the beginning of `inbox`, once it is whole. `method` is that of the request.
@@ -191,7 +195,7 @@ pub fn trailers(section: &Bytes) -> Result<HeaderMap, BadHead> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(section, &mut fields)? {
         // It ends at its first empty line, however that is written.
-        httparse::Status::Complete((length, fields)) if length == section.len() => fields_of(section, fields, 0),
+        httparse::Status::Complete((length, fields)) if length == section.len() => fields_of(section, fields),
         httparse::Status::Complete(_) => Err(BadHead::Syntax("an empty line of its trailers does not end as it must")),
         httparse::Status::Partial => Err(BadHead::Syntax("its trailers do not end")),
     }
@@ -210,33 +214,27 @@ fn said<'a>(parsed: &[httparse::Header<'a>]) -> Said<'a> {
     Said::of(parsed.iter().map(|field| (field.name.as_bytes(), field.value)))
 }
 
-/// The fields, with room for some more; their values share the memory of the head.
-fn fields_of(head: &Bytes, parsed: &[httparse::Header<'_>], more: usize) -> Result<HeaderMap, BadHead> {
-    let mut headers = HeaderMap::with_capacity(parsed.len() + more);
-    for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| httparse::Error::HeaderName)?;
-        let value = if field.value.is_empty() { Bytes::new() } else { head.slice_ref(field.value) };
-        let value = HeaderValue::from_maybe_shared(value).map_err(|_| httparse::Error::HeaderValue)?;
-        headers.append(name, value);
-    }
-    Ok(headers)
+fn fields_of(section: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHead> {
+    Ok(Fields::Came(Listed::of(section.clone(), parsed)?).into_map())
 }
 
-/// Writes a request's first line and fields, but for those that frame it: they are the caller's. Tells whether they
-/// announced content.
-pub fn write_request(outbox: &mut BytesMut, method: &Method, target: &str, headers: &HeaderMap) -> bool {
-    outbox.reserve(256 + headers.len() * 48);
+/// Writes a request's first line.
+pub fn write_request_line(outbox: &mut BytesMut, method: &Method, target: &str) {
     for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         outbox.extend_from_slice(part.as_bytes());
     }
+}
+
+/// Writes a request's fields, but for those that frame it: they are the caller's. Tells whether they announced content.
+pub fn write_request_fields(outbox: &mut BytesMut, fields: &Fields) -> bool {
     let mut announced = false;
-    for (name, value) in headers {
-        if *name == header::CONTENT_LENGTH {
+    fields.each(|name, value| {
+        if name.len() == 14 && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
             announced = true;
         } else {
-            write_field(outbox, name.as_str(), value.as_bytes());
+            write_line(outbox, name, value);
         }
-    }
+    });
     announced
 }
 
@@ -323,9 +321,9 @@ mod tests {
             take_request(&mut inbox, &mut seen, 1000).unwrap()
         });
         let head = head.unwrap();
-        assert_eq!((head.parts.method, head.framing, head.keeps_alive), (Method::POST, Framing::Length(5), true));
-        assert_eq!(head.parts.uri.to_string(), "/a?b");
-        assert_eq!(head.parts.headers["x-empty"], "");
+        assert_eq!((head.method, head.framing, head.keeps_alive), (Method::POST, Framing::Length(5), true));
+        assert_eq!(head.uri.to_string(), "/a?b");
+        assert_eq!(head.fields.into_map()["x-empty"], "");
         assert!(inbox.is_empty());
     }
 
@@ -366,7 +364,7 @@ mod tests {
                     end => break end,
                 }
             };
-            let headers = |read: Result<Option<RequestHead>, BadHead>| read.map(|head| head.map(|head| head.parts.headers));
+            let headers = |read: Result<Option<RequestHead>, BadHead>| read.map(|head| head.map(|head| head.fields.into_map()));
             prop_assert_eq!(headers(whole), headers(piecewise));
         }
     }

@@ -26,6 +26,7 @@ pub use encode::{Encoder, announce};
 pub use fields::{Fields, Listed};
 pub use framing::Framing;
 pub use head::{
-    AnswerHead, BadHead, RequestHead, Seen, take_answer, take_request, write_answer, write_field, write_request,
+    AnswerHead, BadHead, RequestHead, Seen, take_answer, take_request, write_answer, write_field, write_request_fields,
+    write_request_line,
 };
 pub use wire::{AnyStream, Prefixed, Wire};

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Refusal,
     context::Context,
-    http::{self, Busy, Client, InboundBody, Interim, has_token},
+    http::{self, Busy, Client, Interim, has_token},
     options::BoxError,
 };
 
@@ -80,8 +80,8 @@ async fn exchange(
         // Whether there is a body decides how a machine gets the request.
         timeout(context.bounds.header, body.look()).await?;
     }
-    let request = request.map(|()| InboundBody::from(body));
-    let mut answering = std::pin::pin!(http::answer(context.clone(), busy.clone(), request));
+    let request = request.map(|()| body);
+    let mut answering = std::pin::pin!(http::answer(context.clone(), busy.clone(), request.into()));
     let (mut wanted, mut waits) = (std::pin::pin!(wanted), expects);
     let response = loop {
         tokio::select! {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use catalog::MachineRoute;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, request, uri::PathAndQuery};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, uri::PathAndQuery};
 use model::{
     AppName, MachineId, Region,
     machine::{ReplayCache as SessionRule, SessionKind},
@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     Refusal,
-    http::ClientFields,
+    http::{ClientFields, OwnFields},
+    http1::Fields,
     wish::{Strength, Wish},
 };
 
@@ -40,17 +41,39 @@ pub struct Head {
     pub method: Method,
     /// The target, in origin form.
     pub uri: Uri,
-    /// The fields.
-    pub headers: HeaderMap,
-    /// Beside them those that the client's requests have in common.
+    /// The fields,
+    pub fields: Fields,
+    /// beside them what the platform says in this request, unless it is among them,
+    pub own: Option<OwnFields>,
+    /// and in all of the client's requests.
     pub common: Option<Arc<ClientFields>>,
 }
 
 impl Head {
-    /// The head of a client's request.
-    pub fn of(request: request::Parts, common: &Arc<ClientFields>) -> Self {
-        let request::Parts { method, uri, headers, .. } = request;
-        Self { method, uri, headers, common: Some(common.clone()) }
+    /// The fields, those of the platform's in this request among them from here on: to be changed.
+    pub fn map_mut(&mut self) -> &mut HeaderMap {
+        let headers = self.fields.map_mut();
+        if let Some(own) = self.own.take() {
+            own.put(headers);
+        }
+        headers
+    }
+
+    /// All of the fields.
+    pub fn to_map(&self) -> HeaderMap {
+        let mut headers = self.fields.clone().into_map();
+        if let Some(own) = &self.own {
+            own.put(&mut headers);
+        }
+        if let Some(common) = &self.common {
+            common.put(&mut headers);
+        }
+        headers
+    }
+
+    /// The value of the first field of this name.
+    pub fn first(&self, name: &HeaderName) -> Option<&[u8]> {
+        self.own.as_ref().and_then(|own| own.get(name)).or_else(|| self.fields.first(name))
     }
 
     /// What is asked for, in origin form.
@@ -157,12 +180,12 @@ impl Journey {
     /// Tells the app whether its client gets another machine than the preferred one.
     pub fn tell_unavailable(&mut self, chosen: &MachineId) {
         if std::mem::take(&mut self.told_unavailable) {
-            self.head.headers.remove(UNAVAILABLE);
+            self.head.map_mut().remove(UNAVAILABLE);
         }
         if let Some(preferred) = self.wish.preferred().filter(|preferred| *preferred != chosen)
             && let Ok(value) = HeaderValue::from_str(preferred.as_str())
         {
-            self.head.headers.insert(UNAVAILABLE, value);
+            self.head.map_mut().insert(UNAVAILABLE, value);
             self.told_unavailable = true;
         }
     }
@@ -172,12 +195,12 @@ impl Journey {
         let session = self.session(recall).and_then(|(_, session)| recall.cache.of_session(session, now));
         let found = session.or_else(|| recall.cache.of_path(&self.host, self.head.uri.path(), now));
         let Some((key, Remembered { app, wish, allow_bypass })) = found else { return };
-        let skip = self.head.headers.get(CACHE_CONTROL).is_some_and(|value| value == "skip");
+        let skip = self.head.first(&CACHE_CONTROL) == Some(b"skip");
         if skip && allow_bypass {
             self.memory = Memory::Bypass;
         } else if may(&app) {
             (self.app, self.wish, self.memory) = (app, wish, Memory::Hit(key));
-            self.head.headers.insert(CACHE_STATUS, HeaderValue::from_static("hit"));
+            self.head.map_mut().insert(CACHE_STATUS, HeaderValue::from_static("hit"));
         } else {
             recall.cache.forget(&key);
         }
@@ -205,8 +228,8 @@ impl Journey {
         self.reach_by = order.timeout.map(|timeout| now + timeout);
         transform(&mut self.head, &order.transform);
         let source = source(from, order.state.as_deref());
-        self.head.headers.insert(REPLAY_SRC, source);
-        self.head.headers.remove(REPLAY_FAILED);
+        self.head.map_mut().insert(REPLAY_SRC, source);
+        self.head.map_mut().remove(REPLAY_FAILED);
         (self.app, self.wish) = (order.app.unwrap_or_else(|| from.app.clone()), wish);
         Ok(())
     }
@@ -217,7 +240,7 @@ impl Journey {
         if let Some(back) = self.way_back.take() {
             let failed = self.failed(&back, cause.machine(), reason, now);
             (self.app, self.wish, self.head) = (back.app, back.wish, back.head);
-            self.head.headers.insert(REPLAY_FAILED, failed);
+            self.head.map_mut().insert(REPLAY_FAILED, failed);
             (self.reach_by, self.returned) = (None, true);
             // The head is one of before.
             self.told_unavailable = true;
@@ -229,7 +252,7 @@ impl Journey {
         }
         recall.cache.forget(key);
         (self.app, self.wish) = (self.origin.0.clone(), self.origin.1.clone());
-        self.head.headers.remove(CACHE_STATUS);
+        self.head.map_mut().remove(CACHE_STATUS);
         self.memory = Memory::Forgotten;
         true
     }
@@ -243,7 +266,7 @@ impl Journey {
         recall: &Recall<'_>,
         now: Instant,
     ) -> Result<(), Refusal> {
-        self.head.headers.remove(CACHE_STATUS);
+        self.head.map_mut().remove(CACHE_STATUS);
         if let (Some(CacheOrder::Invalidate), Memory::Hit(key)) = (&order.cache, &self.memory) {
             recall.cache.forget(key);
             self.memory = Memory::Forgotten;
@@ -253,7 +276,7 @@ impl Journey {
         let app = order.app.clone().unwrap_or_else(|| from.app.clone());
         recall.cache.keep(key, Remembered { app, wish: wish.clone(), allow_bypass }, ttl, now);
         let status = if self.memory == Memory::Bypass { "bypass" } else { "miss" };
-        self.head.headers.insert(CACHE_STATUS, HeaderValue::from_static(status));
+        self.head.map_mut().insert(CACHE_STATUS, HeaderValue::from_static(status));
         Ok(())
     }
 
@@ -287,8 +310,8 @@ impl Journey {
         let has = |rule: &&SessionRule| lies_below(self.origin.2.path(), rule.path_prefix.trim_end_matches(['/', '*']));
         let rule = recall.rules.iter().filter(has).max_by_key(|rule| rule.path_prefix.len())?;
         let value = match rule.kind {
-            SessionKind::Header => self.head.headers.get(&rule.name)?.as_bytes(),
-            SessionKind::Cookie => cookie(&self.head.headers, &rule.name)?,
+            SessionKind::Header => self.head.first(&rule.name.parse().ok()?)?,
+            SessionKind::Cookie => cookie(&self.head.fields, &rule.name)?,
         };
         let told = !value.is_empty() && value.len() <= MAX_SESSION_BYTES;
         told.then(|| (rule, recall.cache.session(&self.host, &rule.path_prefix, &rule.name, value)))
@@ -301,7 +324,7 @@ impl Journey {
         };
         let wish = Wish { machine: Some((from.machine.clone(), strength)), ..Wish::default() };
         let mut head = self.head.clone();
-        head.headers.remove(CACHE_STATUS);
+        head.map_mut().remove(CACHE_STATUS);
         WayBack { app: from.app.clone(), wish, head, orderer: from.machine.clone(), began }
     }
 
@@ -340,10 +363,10 @@ fn transform(head: &mut Head, transform: &Transform) {
         head.uri = Uri::from(path.clone());
     }
     for name in &transform.delete {
-        head.headers.remove(name);
+        head.map_mut().remove(name);
     }
     for (name, value) in &transform.set {
-        head.headers.insert(name.clone(), value.clone());
+        head.map_mut().insert(name.clone(), value.clone());
     }
 }
 
@@ -357,10 +380,9 @@ fn source(from: &Orderer, state: Option<&str>) -> HeaderValue {
 }
 
 /// The value of a cookie.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lists =
-        headers.get_all(http::header::COOKIE).iter().flat_map(|list| list.as_bytes().split(|byte| *byte == b';'));
-    let mut pairs = lists.filter_map(|pair| {
+fn cookie<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
+    let list = fields.first(&http::header::COOKIE)?;
+    let mut pairs = list.split(|byte| *byte == b';').filter_map(|pair| {
         let equals = pair.iter().position(|byte| *byte == b'=')?;
         Some((pair[..equals].trim_ascii(), pair[equals + 1..].trim_ascii()))
     });

@@ -147,7 +147,7 @@ impl Dialer {
     ) -> Result<Answered, Failed> {
         // By address: most requests need less room.
         // An upgrade needs a connection of its own.
-        if let Some(hop) = chosen.lease.target.hop.as_ref().filter(|_| !head.headers.contains_key(UPGRADE)) {
+        if let Some(hop) = chosen.lease.target.hop.as_ref().filter(|_| head.first(&UPGRADE).is_none()) {
             Box::pin(self.send_far(chosen, hop, head, authority, body)).await
         } else if chosen.h2 {
             Box::pin(self.send_h2_in_time(chosen, in_h2(head, authority, body))).await
@@ -298,11 +298,8 @@ fn in_h2(head: &Head, authority: &str, body: RequestBody) -> Request<RequestBody
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
-    request.headers_mut().clone_from(&head.headers);
+    *request.headers_mut() = head.to_map();
     request.headers_mut().remove(HOST);
-    if let Some(common) = &head.common {
-        common.put(request.headers_mut());
-    }
     let mut parts = Parts::default();
     parts.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
     if let Ok(authority) = Authority::try_from(authority) {

@@ -28,7 +28,7 @@ use crate::{
     http::Interim,
     http1::{
         Alarm, AnswerHead, BadHead, Decoder, Encoder, Framing, Piece, Prefixed, Seen, Wire, announce, take_answer,
-        write_request,
+        write_request_fields, write_request_line,
     },
     machine::Machine,
     options::BoxError,
@@ -159,7 +159,10 @@ impl Sending {
     fn begin(mut link: Box<Link>, head: &Head, content: RequestBody) -> Self {
         let before = link.wire.written();
         let text = link.wire.outbox.text();
-        let announced = write_request(text, &head.method, head.target(), &head.headers);
+        text.reserve(512 + head.target().len() + head.fields.count() * 48);
+        write_request_line(text, &head.method, head.target());
+        head.own.iter().for_each(|own| own.write(text));
+        let announced = write_request_fields(text, &head.fields);
         let framing = match content.size_hint().exact() {
             _ if content.is_end_stream() && announced => Framing::Length(0),
             _ if content.is_end_stream() => Framing::Empty,

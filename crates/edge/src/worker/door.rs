@@ -30,6 +30,7 @@ use crate::{
     context::Context,
     gathered::Gathered,
     http::{InboundBody, Interim},
+    http1::Fields,
     limits::{AnswerBegun, Paced},
     machine::Lease,
     options::BoxError,
@@ -145,10 +146,11 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
     let (parts, body) = request.into_parts();
-    let mut head = Head { method: parts.method, uri: parts.uri, headers: parts.headers, common: None };
+    let fields = Fields::Map(parts.headers);
+    let mut head = Head { method: parts.method, uri: parts.uri, fields, own: None, common: None };
     head.uri = Uri::from(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
     if let Ok(host) = HeaderValue::from_str(&authority) {
-        head.headers.insert(header::HOST, host);
+        head.map_mut().insert(header::HOST, host);
     }
     if statics::may_have(&chosen, &head)
         && let Some(answered) = Box::pin(statics::ask(context, &chosen, &head)).await

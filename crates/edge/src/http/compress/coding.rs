@@ -1,6 +1,8 @@
 //! Which content coding a client likes best (RFC 9110, 12.5.3).
 
-use http::{HeaderMap, header};
+use http::header;
+
+use crate::http1::Fields;
 
 /// A content coding that the edge can make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +36,8 @@ impl Coding {
 
     /// The one that the client likes best; of those it likes equally, the best one. `None` if it wants none of them, or
     /// says that it likes the bytes as they are better.
-    pub fn preferred(headers: &HeaderMap) -> Option<Self> {
-        let accepted = Accepted::of(headers);
+    pub fn preferred(fields: &Fields) -> Option<Self> {
+        let accepted = Accepted::of(fields)?;
         let weight = BEST_FIRST.iter().map(|coding| accepted.of_coding(*coding)).max()?;
         let best = BEST_FIRST.into_iter().find(|coding| accepted.of_coding(*coding) == weight)?;
         (weight > 0 && accepted.identity.is_none_or(|identity| identity <= weight)).then_some(best)
@@ -56,18 +58,26 @@ struct Accepted {
 }
 
 impl Accepted {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut accepted = Self::default();
-        let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
-        for (name, weight) in lists.flat_map(|list| list.split(',')).filter_map(item) {
+    /// What the request says, if it says anything.
+    fn of(fields: &Fields) -> Option<Self> {
+        let mut accepted = None;
+        fields.each(|name, list| {
+            if name.len() == 15 && name.eq_ignore_ascii_case(header::ACCEPT_ENCODING.as_str().as_bytes()) {
+                accepted.get_or_insert_with(Self::default).hear(std::str::from_utf8(list).unwrap_or_default());
+            }
+        });
+        accepted
+    }
+
+    fn hear(&mut self, list: &str) {
+        for (name, weight) in list.split(',').filter_map(item) {
             match BEST_FIRST.iter().position(|coding| coding.is_named(name)) {
-                Some(index) => accepted.codings[index] = Some(weight),
-                None if name == "*" => accepted.rest = Some(weight),
-                None if name.eq_ignore_ascii_case("identity") => accepted.identity = Some(weight),
+                Some(index) => self.codings[index] = Some(weight),
+                None if name == "*" => self.rest = Some(weight),
+                None if name.eq_ignore_ascii_case("identity") => self.identity = Some(weight),
                 None => {}
             }
         }
-        accepted
     }
 
     fn of_coding(&self, coding: Coding) -> Weight {
@@ -101,13 +111,14 @@ fn weight(text: &str) -> Option<Weight> {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;
 
     fn preferred(accept: &str) -> Option<&'static str> {
         let headers = [(header::ACCEPT_ENCODING, accept.parse().unwrap())].into_iter().collect();
-        Coding::preferred(&headers).map(Coding::token)
+        Coding::preferred(&Fields::Map(headers)).map(Coding::token)
     }
 
     #[test]
@@ -134,7 +145,7 @@ mod tests {
         ] {
             assert_eq!(preferred(accept), coding, "{accept}");
         }
-        assert_eq!(Coding::preferred(&HeaderMap::new()), None);
+        assert_eq!(Coding::preferred(&Fields::Map(HeaderMap::new())), None);
     }
 
     #[test]
@@ -142,7 +153,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
         headers.append(header::ACCEPT_ENCODING, "br".parse().unwrap());
-        assert_eq!(Coding::preferred(&headers), Some(Coding::Brotli));
+        assert_eq!(Coding::preferred(&Fields::Map(headers)), Some(Coding::Brotli));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! Which answers gain by being compressed, and may be.
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderName, StatusCode, header};
 use hyper::body::SizeHint;
 
 use crate::{http::headers::has_token, http1::Fields};
@@ -38,8 +38,14 @@ const GAINING: [&str; 22] = [
 const VOUCHING: [&str; 4] = ["content-digest", "content-md5", "digest", "repr-digest"];
 
 /// Whether a message says that nobody on the way may change its content (RFC 9111, 5.2).
-pub fn forbids_transform(headers: &HeaderMap) -> bool {
-    headers.get_all(header::CACHE_CONTROL).iter().any(|list| has_token(list, "no-transform"))
+pub fn forbids_transform(fields: &Fields) -> bool {
+    let mut forbids = false;
+    fields.each(|name, list| {
+        forbids |= name.len() == 13
+            && name.eq_ignore_ascii_case(header::CACHE_CONTROL.as_str().as_bytes())
+            && has_token(list, "no-transform");
+    });
+    forbids
 }
 
 /// What is to be done with an answer.
@@ -73,7 +79,7 @@ pub fn look(status: StatusCode, fields: &Fields, size: &SizeHint) -> Fit {
             13 if is(header::CACHE_CONTROL) => forbidden |= has_token(value, "no-transform"),
             length => {
                 let vouches = |it: &&str| it.len() == length && it.as_bytes().eq_ignore_ascii_case(name);
-                forbidden |= VOUCHING.iter().any(|it| vouches(it));
+                forbidden |= VOUCHING.iter().any(vouches);
             }
         }
     });
@@ -93,7 +99,7 @@ fn is_gaining(value: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
 

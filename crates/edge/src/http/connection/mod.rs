@@ -19,7 +19,7 @@ mod reply;
 
 use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
 
-use http::{Request, StatusCode, header};
+use http::{Extensions, StatusCode, header};
 use tokio::{
     sync::oneshot,
     time::{Instant, timeout},
@@ -29,7 +29,7 @@ pub use content::{Content, Talk};
 use reply::{Asked, Reply};
 
 use super::{
-    InboundBody, Interim, RequestId, headers,
+    Inbound, InboundBody, Interim, RequestId, headers,
     page::{self, Format},
     request,
     serve::{Busy, Client},
@@ -188,20 +188,20 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
 
 /// Makes a request of a head and what follows it. If it wants the connection for something else, that is handed over
 /// where it says.
-fn ask(talk: &Talk, head: RequestHead) -> (Asked, Option<oneshot::Sender<HandedOver>>, Request<InboundBody>) {
+fn ask(talk: &Talk, head: RequestHead) -> (Asked, Option<oneshot::Sender<HandedOver>>, Inbound) {
     let asked = Asked::of(&head);
-    let RequestHead { mut parts, framing, .. } = head;
-    let mut hand_over = None;
-    if parts.headers.contains_key(header::UPGRADE) {
+    let RequestHead { method, uri, version, fields, framing, .. } = head;
+    let (mut extensions, mut hand_over) = (Extensions::new(), None);
+    if fields.first(&header::UPGRADE).is_some() {
         let (sender, offer) = Offer::new();
-        parts.extensions.insert(offer);
+        extensions.insert(offer);
         hand_over = Some(sender);
     }
     let body = match framing {
         Framing::Empty | Framing::Length(0) => InboundBody::Empty,
         framing => InboundBody::Connection(talk.content(framing, asked.waits)),
     };
-    (asked, hand_over, Request::from_parts(parts, body))
+    (asked, hand_over, Inbound { method, uri, version, fields, extensions, body })
 }
 
 /// Says that what came is no request that can be read.

@@ -37,13 +37,8 @@ pub struct Asked {
 impl Asked {
     /// What a request says.
     pub fn of(head: &RequestHead) -> Self {
-        let old = head.parts.version == Version::HTTP_10;
-        Self {
-            old,
-            head_only: head.parts.method == Method::HEAD,
-            trailers: head.reads_trailers,
-            waits: !old && head.waits,
-        }
+        let old = head.version == Version::HTTP_10;
+        Self { old, head_only: head.method == Method::HEAD, trailers: head.reads_trailers, waits: !old && head.waits }
     }
 }
 
