@@ -120,7 +120,7 @@ impl Dress {
     /// Makes a machine's answer, given in `version`, the client's.
     pub fn put_on(
         &self,
-        mut answer: Answer<MachineBody>,
+        mut answer: Answer<Box<MachineBody>>,
         version: Version,
         compressor: &Compressor,
         id: &RequestId,
@@ -138,8 +138,8 @@ impl Dress {
             edits.iter().for_each(|(name, edit)| apply(headers, name, edit));
         }
         answer.map(|body| match compression {
-            Some(compression) => ResponseBody::Compressed(Box::new(compression.body(body))),
-            None => ResponseBody::Machine(Box::new(body)),
+            Some(compression) => ResponseBody::Compressed(Box::new(compression.body(*body))),
+            None => ResponseBody::Machine(body),
         })
     }
 

@@ -58,19 +58,6 @@ const CLIENTS: [&str; 5] = [
     "fly-replay-cache-control",
 ];
 
-/// Fields that belong to one connection, beside those that the Connection field lists (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "http2-settings",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// What an app says to the platform about remembering its orders.
 const REPLAY_CACHE: [&str; 3] = ["fly-replay-cache", "fly-replay-cache-ttl-secs", "fly-replay-cache-allow-bypass"];
 
@@ -119,7 +106,7 @@ pub fn to_machine(
             said.reads_trailers =
                 listed.iter().any(|(name, list)| is_one_of(name, &["te"]) && has_token(list, "trailers"));
             listed.retain(|name| {
-                let goes = is_one_of(name, &HOP_BY_HOP) || is_forged(name) || is_one_of(name, &SAID_IN_EACH);
+                let goes = is_hop_by_hop(name) || is_forged(name) || is_one_of(name, &SAID_IN_EACH);
                 !goes && !also.iter().any(|it| it.eq_ignore_ascii_case(name))
             });
         }
@@ -261,7 +248,7 @@ pub fn to_client(fields: &mut Fields) {
             let also = listed_for_connection(listed);
             let is = |name: &[u8], other: &[u8]| name.eq_ignore_ascii_case(other);
             listed.retain(|name| {
-                !is_one_of(name, &HOP_BY_HOP) && !is_one_of(name, &REPLAY_CACHE) && !also.iter().any(|it| is(name, it))
+                !is_hop_by_hop(name) && !is_one_of(name, &REPLAY_CACHE) && !also.iter().any(|it| is(name, it))
             });
         }
         Fields::Map(headers) => {
@@ -276,9 +263,25 @@ fn listed_for_connection(listed: &Listed) -> Vec<Vec<u8>> {
     let lists = listed.iter().filter(|(name, _)| is_one_of(name, &["connection"])).map(|(_, list)| list);
     let named = lists.flat_map(tokens).filter(|token| {
         let is_end_to_end = || HeaderName::from_bytes(token).is_ok_and(|name| is_end_to_end(&name));
-        !is_one_of(token, &["close"]) && !is_one_of(token, &HOP_BY_HOP) && !is_end_to_end()
+        !is_one_of(token, &["close"]) && !is_hop_by_hop(token) && !is_end_to_end()
     });
     named.map(<[u8]>::to_vec).collect()
+}
+
+/// Whether a field belongs to one connection, also where the Connection field does not list it (RFC 9110, 7.6.1).
+fn is_hop_by_hop(name: &[u8]) -> bool {
+    let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+    match name.len() {
+        2 => is("te"),
+        7 => is("upgrade"),
+        10 => is("connection") || is("keep-alive"),
+        14 => is("http2-settings"),
+        16 => is("proxy-connection"),
+        17 => is("transfer-encoding"),
+        18 => is("proxy-authenticate"),
+        19 => is("proxy-authorization"),
+        _ => false,
+    }
 }
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
@@ -331,7 +334,7 @@ pub fn via(version: Version) -> &'static str {
 /// stays: it is true of us too, and gRPC asks for it. The names that are there are walked through once: there are fewer
 /// of them than of those that could be.
 fn drop_hop_by_hop(headers: &mut HeaderMap, other: impl Fn(&HeaderName) -> bool) {
-    let goes = |name: &&HeaderName| HOP_BY_HOP.contains(&name.as_str()) || other(name);
+    let goes = |name: &&HeaderName| is_hop_by_hop(name.as_str().as_bytes()) || other(name);
     let names: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
     if names.is_empty() {
         return;

@@ -96,9 +96,14 @@ fn in_authority(authority: &str) -> Option<&str> {
 }
 
 fn is_name(host: &str) -> bool {
-    let inner = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-' || *byte == b'_';
-    let label = |label: &[u8]| (1..=63).contains(&label.len()) && label.iter().all(inner);
-    host.len() <= 253 && host.as_bytes().split(|byte| *byte == b'.').all(label)
+    let (mut length, mut fits) = (0, host.len() <= 253);
+    for byte in host.bytes() {
+        let is_inner = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        fits &= is_inner || (byte == b'.' && length > 0);
+        length = if is_inner { length + 1 } else { 0 };
+        fits &= length <= 63;
+    }
+    fits && length > 0
 }
 
 fn is_address(host: &str) -> bool {

@@ -55,12 +55,12 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// What has nothing to wait for is done by plain functions, which take what they need by value: a future keeps room for
 /// all that is borrowed in it, and there are as many of this one as requests under way.
-pub async fn answer(context: Arc<Context>, busy: Busy, request: Inbound) -> Answer<ClientBody> {
+pub async fn answer(context: Arc<Context>, busy: Busy, request: Box<Inbound>) -> Answer<ClientBody> {
     let Arrival { id, account, format, request } = Arrival::of(&context, &busy, request);
     let carried = match route(&context, &busy, &id, &account, request) {
         Ok(Way::Here(answer)) => Ok(answer.into()),
         Ok(Way::Platform(platform, request)) => {
-            Ok(signed(platform.answer(request.into()).await.map(ResponseBody::Platform), &id).into())
+            Ok(signed(platform.answer((*request).into()).await.map(ResponseBody::Platform), &id).into())
         }
         Ok(Way::App(visit)) => visit.carry().await,
         Err(refusal) => Err(refusal),
@@ -74,11 +74,11 @@ struct Arrival {
     account: Box<Account>,
     /// How a refusal is told.
     format: Format,
-    request: Inbound,
+    request: Box<Inbound>,
 }
 
 impl Arrival {
-    fn of(context: &Context, busy: &Busy, mut request: Inbound) -> Self {
+    fn of(context: &Context, busy: &Busy, mut request: Box<Inbound>) -> Self {
         let id = RequestId::new(&context.region);
         busy.0.connection.request();
         busy.0.multiplexed.came_by(request.version);
@@ -114,7 +114,7 @@ enum Way<'a> {
     /// Nowhere: this is its answer.
     Here(Response<ResponseBody>),
     /// To the platform itself.
-    Platform(PlatformHost, Inbound),
+    Platform(PlatformHost, Box<Inbound>),
     /// To an app.
     App(Box<Visit<'a>>),
 }
@@ -125,7 +125,7 @@ fn route<'a>(
     busy: &'a Busy,
     id: &'a RequestId,
     account: &'a Account,
-    mut request: Inbound,
+    mut request: Box<Inbound>,
 ) -> Result<Way<'a>, Refusal> {
     let client = &busy.0;
     let host = Host::of(&request.uri, request.version, &request.fields, client.secured_name())?;
@@ -225,7 +225,7 @@ struct Visit<'a> {
 
 impl<'a> Visitor<'a> {
     /// Comes in, if the app lets it.
-    fn enter(self, app: Arc<App>, upgrade: Option<Upgrade>, mut request: Inbound) -> Result<Way<'a>, Refusal> {
+    fn enter(self, app: Arc<App>, upgrade: Option<Upgrade>, mut request: Box<Inbound>) -> Result<Way<'a>, Refusal> {
         let what = self.describe(&request);
         self.account.is_for(&app.state, &self.host.name);
         let tell = |refusal: &Refusal| self.context.journal.refused(&app.state, refusal, &what);
@@ -252,7 +252,7 @@ impl<'a> Visitor<'a> {
         if let Some(upgrade) = &upgrade {
             upgrade.put(&mut request);
         }
-        let Inbound { method, uri, fields, body, .. } = request;
+        let Inbound { method, uri, fields, body, .. } = *request;
         let answered = AnswerBegun::default();
         let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
         let body = if upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
@@ -310,7 +310,7 @@ impl<'a> Visitor<'a> {
     }
 
     fn describe(&self, request: &Inbound) -> What {
-        What { method: request.method.clone(), uri: request.uri.clone(), id: self.id.clone() }
+        What { method: request.method.clone(), path: request.uri.path_and_query().cloned(), id: self.id.clone() }
     }
 }
 
@@ -346,13 +346,17 @@ impl Visit<'_> {
     }
 
     /// Makes a machine's answer the client's.
-    fn finish(self, (answered, chosen): Sent, state: Arc<AppState>) -> Result<Answer<ResponseBody>, Refusal> {
-        let Self { visitor: Visitor { context, busy, id, account, .. }, upgrade, dress, what, .. } = self;
+    fn finish(
+        self: Box<Self>,
+        (answered, chosen): Sent,
+        state: Arc<AppState>,
+    ) -> Result<Answer<ResponseBody>, Refusal> {
+        let Self { visitor: Visitor { context, busy, id, account, .. }, upgrade, dress, what, .. } = *self;
         account.answered_by(&chosen.lease.target.machine);
         let Answered { status, version, mut fields, body } = answered;
         headers::to_client(&mut fields);
         if status != StatusCode::SWITCHING_PROTOCOLS {
-            let body = MachineBody::new(body, chosen.lease, context.clone(), state, what);
+            let body = Box::new(MachineBody::new(body, chosen.lease, context.clone(), state, what));
             let answer = Answer { status, fields, signature: None, is_last: false, body };
             return Ok(dress.put_on(answer, version, &context.compressor, id));
         }
@@ -464,13 +468,13 @@ fn is_order(answered: &Answered) -> bool {
 /// What was asked for, in words for the app's log.
 pub struct What {
     method: Method,
-    uri: Uri,
+    path: Option<PathAndQuery>,
     id: RequestId,
 }
 
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.uri.path();
+        let path = self.path.as_ref().map_or("/", PathAndQuery::path);
         let end = path.char_indices().nth(200).map_or(path.len(), |(at, _)| at);
         write!(f, "({} {}, request {})", self.method, &path[..end], self.id)
     }

@@ -18,7 +18,7 @@ impl RequestId {
         let digits = model::id::ulid_digits(kit::clock::unix_ms(), kit::random::for_names());
         TEXT.with_borrow_mut(|text| {
             text.clear();
-            text.extend(digits.map(char::from));
+            text.push_str(std::str::from_utf8(&digits).expect("letters and digits are ASCII"));
             text.push('-');
             text.push_str(region.as_str());
             Self(text.as_str().into())

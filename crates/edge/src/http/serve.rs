@@ -175,7 +175,7 @@ async fn serve_http2(context: Arc<Context>, stream: Prefixed<AnyStream>, client:
     let service = service_fn(|request: Request<Incoming>| {
         let (context, client) = (context.clone(), client.clone());
         // By address, for the same reason: what awaits it is moved about before it runs.
-        let answer = Box::pin(request::answer(context, Busy::new(client), request.into()));
+        let answer = Box::pin(request::answer(context, Busy::new(client), Box::new(request.into())));
         answer.map(|answer| Ok::<_, Infallible>(answer.into_response()))
     });
     let connection = context.server.serve_connection(TokioIo::new(Gathered::new(stream)), service);

@@ -2,7 +2,7 @@
 
 use std::{
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -12,6 +12,8 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub struct Alarm {
     due: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The task that the timer wakes.
+    task: Option<Waker>,
 }
 
 impl Alarm {
@@ -31,7 +33,13 @@ impl Alarm {
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if timer.deadline() > due {
             timer.as_mut().reset(due);
+            self.task = None;
         }
+        // A timer that knows its task and has not rung has nothing to say.
+        if !timer.is_elapsed() && self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            return Poll::Pending;
+        }
+        self.task = Some(cx.waker().clone());
         loop {
             ready!(timer.as_mut().poll(cx));
             if due <= Instant::now() {

@@ -93,20 +93,33 @@ struct Place {
     value: (u32, u32),
 }
 
-impl Listed {
-    /// The fields that were parsed in a head.
-    pub fn of(head: Bytes, parsed: &[httparse::Header<'_>]) -> Result<Self, BadHead> {
+/// The places of fields in a head.
+#[derive(Debug)]
+pub struct Places(Vec<Place>);
+
+impl Places {
+    /// Where the fields are that were parsed in `head`.
+    pub fn of(head: &[u8], parsed: &[httparse::Header<'_>]) -> Result<Self, BadHead> {
         let place = |field: &httparse::Header<'_>| {
             // What no map could hold is refused here, so that one can be made at any time.
             let is_name = field.name.len() < usize::from(u16::MAX);
-            let place = Place { name: place_in(&head, field.name.as_bytes())?, value: place_in(&head, field.value)? };
+            let place = Place { name: place_in(head, field.name.as_bytes())?, value: place_in(head, field.value)? };
             is_name.then_some(place)
         };
-        let places: Option<Vec<Place>> = parsed.iter().map(place).collect();
-        let places = places.ok_or(BadHead::from(httparse::Error::HeaderName))?;
-        Ok(Self { head, places })
+        let mut places = Vec::with_capacity(parsed.len());
+        for field in parsed {
+            places.push(place(field).ok_or(BadHead::from(httparse::Error::HeaderName))?);
+        }
+        Ok(Self(places))
     }
 
+    /// The fields, with the head that they are in.
+    pub fn in_head(self, head: Bytes) -> Listed {
+        Listed { head, places: self.0 }
+    }
+}
+
+impl Listed {
     /// Each name, in the case that it came in, and its value.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.places.iter().map(|place| (self.at(place.name), self.at(place.value)))
@@ -140,8 +153,8 @@ fn at(head: &Bytes, (begin, length): (u32, u32)) -> &[u8] {
     &head[begin as usize..][..length as usize]
 }
 
-/// Where a part of the head is in it. An empty one is nowhere in particular.
-fn place_in(head: &Bytes, part: &[u8]) -> Option<(u32, u32)> {
+/// Where a part of a head is in it: where it begins and how long it is. An empty one is nowhere in particular.
+pub fn place_in(head: &[u8], part: &[u8]) -> Option<(u32, u32)> {
     if part.is_empty() {
         return Some((0, 0));
     }
@@ -160,7 +173,7 @@ mod tests {
         let head = Bytes::from(text);
         let mut fields = [httparse::EMPTY_HEADER; 16];
         match httparse::parse_headers(&head, &mut fields) {
-            Ok(httparse::Status::Complete((_, parsed))) => Listed::of(head.clone(), parsed).ok(),
+            Ok(httparse::Status::Complete((_, parsed))) => Some(Places::of(&head, parsed).ok()?.in_head(head.clone())),
             _ => None,
         }
     }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, header};
 use thiserror::Error;
 
 use super::{
-    fields::{Fields, Listed},
+    fields::{Fields, Listed, Places, place_in},
     framing::{BadFraming, Framing, Said, settle},
 };
 use crate::http::has_token;
@@ -102,6 +102,10 @@ impl From<httparse::Error> for BadHead {
 pub struct Seen(usize);
 
 impl Seen {
+    fn is_nothing(&self) -> bool {
+        self.0 == 0
+    }
+
     /// Takes a whole head from the beginning of `inbox`, once it is there. What was looked through is not looked through
     /// again, however slowly a head comes.
     fn take(&mut self, inbox: &mut BytesMut, limit: usize) -> Result<Option<Bytes>, BadHead> {
@@ -135,29 +139,12 @@ pub fn take_request(inbox: &mut BytesMut, seen: &mut Seen, limit: usize) -> Resu
     if first.is_some_and(|byte| !byte.is_ascii_graphic()) {
         return Err(httparse::Error::Token.into());
     }
-    let Some(head) = seen.take(inbox, limit)? else { return Ok(None) };
-    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
-    let mut parsed = httparse::Request::new(&mut []);
-    let status =
-        httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, &head, &mut fields)?;
-    is_whole(status, &head)?;
-    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
-    if target.len() > MAX_TARGET {
-        return Err(BadHead::TargetTooLong);
-    }
-    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Syntax("its method is none"))?;
-    let uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes()));
-    let uri = uri.map_err(|_| BadHead::Syntax("its target is none"))?;
-    let version = version(parsed.version);
-    let said = said(parsed.headers);
-    let (framing, clear) = said.of_request(version)?;
-    let keeps_alive = clear && said.keeps_alive(version);
-    let Said { reads_trailers, waits, .. } = said;
-    let says_too_much = said.says_too_much();
-    let mut fields = Fields::Came(Listed::of(head.clone(), parsed.headers)?);
-    if says_too_much {
-        settle(framing, fields.map_mut());
-    }
+    let Some((read, head)) = take(inbox, seen, limit, read_request)? else { return Ok(None) };
+    let ReadRequest { method, target: (begin, length), version, framing, keeps_alive, asks, settle, places } = read;
+    let target = head.slice(begin as usize..(begin + length) as usize);
+    let uri = Uri::from_maybe_shared(target).map_err(|_| BadHead::Syntax("its target is none"))?;
+    let fields = settled(places.in_head(head), framing, settle);
+    let (reads_trailers, waits) = asks;
     Ok(Some(RequestHead { method, uri, version, fields, framing, keeps_alive, reads_trailers, waits }))
 }
 
@@ -172,22 +159,99 @@ pub fn take_answer(
     if !BEGINNING.starts_with(&inbox[..inbox.len().min(BEGINNING.len())]) {
         return Err(httparse::Error::Token.into());
     }
-    let Some(head) = seen.take(inbox, limit)? else { return Ok(None) };
+    let Some((read, head)) = take(inbox, seen, limit, |head| read_answer(head, method))? else { return Ok(None) };
+    let ReadAnswer { status, version, framing, keeps_alive, settle, places } = read;
+    let fields = settled(places.in_head(head), framing, settle);
+    Ok(Some(AnswerHead { status, version, fields, framing, keeps_alive }))
+}
+
+/// Takes a whole head from the beginning of `inbox` as `read` understands it. Most come whole and are read at once; the
+/// others are read once their end is there, however slowly that comes.
+fn take<T>(
+    inbox: &mut BytesMut,
+    seen: &mut Seen,
+    limit: usize,
+    read: impl Fn(&[u8]) -> Result<Option<(T, usize)>, BadHead>,
+) -> Result<Option<(T, Bytes)>, BadHead> {
+    if inbox.is_empty() {
+        return Ok(None);
+    }
+    if seen.is_nothing()
+        && let Some((head, length)) = read(&inbox[..inbox.len().min(limit)])?
+    {
+        return Ok(Some((head, inbox.split_to(length).freeze())));
+    }
+    let Some(bytes) = seen.take(inbox, limit)? else { return Ok(None) };
+    match read(&bytes)? {
+        Some((head, length)) if length == bytes.len() => Ok(Some((head, bytes))),
+        _ => Err(BadHead::Syntax("a line does not end as it must")),
+    }
+}
+
+/// A request's head that was read where it came.
+struct ReadRequest {
+    method: Method,
+    target: (u32, u32),
+    version: Version,
+    framing: Framing,
+    keeps_alive: bool,
+    /// Whether the client reads trailers, and waits to be told that its content is wanted.
+    asks: (bool, bool),
+    settle: bool,
+    places: Places,
+}
+
+/// Reads a request's head at the beginning of `bytes`, if all of it is there. Tells how long it is.
+fn read_request(bytes: &[u8]) -> Result<Option<(ReadRequest, usize)>, BadHead> {
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let read = httparse::ParserConfig::default().parse_request_with_uninit_headers(&mut parsed, bytes, &mut fields)?;
+    let httparse::Status::Complete(length) = read else { return Ok(None) };
+    let (method, target) = (parsed.method.unwrap_or_default(), parsed.path.unwrap_or_default());
+    if target.len() > MAX_TARGET {
+        return Err(BadHead::TargetTooLong);
+    }
+    let method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Syntax("its method is none"))?;
+    let target = place_in(bytes, target.as_bytes()).ok_or(BadHead::Syntax("its target is none"))?;
+    let (version, said) = (version(parsed.version), said(parsed.headers));
+    let (framing, clear) = said.of_request(version)?;
+    let keeps_alive = clear && said.keeps_alive(version);
+    let (asks, settle) = ((said.reads_trailers, said.waits), said.says_too_much());
+    let places = Places::of(bytes, parsed.headers)?;
+    Ok(Some((ReadRequest { method, target, version, framing, keeps_alive, asks, settle, places }, length)))
+}
+
+/// An answer's head that was read where it came.
+struct ReadAnswer {
+    status: StatusCode,
+    version: Version,
+    framing: Framing,
+    keeps_alive: bool,
+    settle: bool,
+    places: Places,
+}
+
+/// Reads an answer's head at the beginning of `bytes`, if all of it is there. Tells how long it is.
+fn read_answer(bytes: &[u8], method: &Method) -> Result<Option<(ReadAnswer, usize)>, BadHead> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
-    let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, &head, &mut fields)?;
-    is_whole(read, &head)?;
+    let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)?;
+    let httparse::Status::Complete(length) = read else { return Ok(None) };
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(httparse::Error::Status)?;
-    let version = version(parsed.version);
-    let said = said(parsed.headers);
+    let (version, said) = (version(parsed.version), said(parsed.headers));
     let framing = said.of_answer(method, status, version)?;
     let keeps_alive = said.keeps_alive(version) && !said.is_ambiguous() && framing != Framing::ToClose;
-    let says_too_much = said.says_too_much();
-    let mut fields = Fields::Came(Listed::of(head.clone(), parsed.headers)?);
+    let (settle, places) = (said.says_too_much(), Places::of(bytes, parsed.headers)?);
+    Ok(Some((ReadAnswer { status, version, framing, keeps_alive, settle, places }, length)))
+}
+
+/// The fields, of which one frames the message, or none.
+fn settled(listed: Listed, framing: Framing, says_too_much: bool) -> Fields {
+    let mut fields = Fields::Came(listed);
     if says_too_much {
         settle(framing, fields.map_mut());
     }
-    Ok(Some(AnswerHead { status, version, fields, framing, keeps_alive }))
+    fields
 }
 
 /// Reads the fields after the last chunk.
@@ -201,11 +265,6 @@ pub fn trailers(section: &Bytes) -> Result<HeaderMap, BadHead> {
     }
 }
 
-fn is_whole(status: httparse::Status<usize>, head: &[u8]) -> Result<(), BadHead> {
-    let whole = matches!(status, httparse::Status::Complete(length) if length == head.len());
-    if whole { Ok(()) } else { Err(BadHead::Syntax("a line does not end as it must")) }
-}
-
 fn version(minor: Option<u8>) -> Version {
     if minor == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 }
 }
@@ -215,7 +274,7 @@ fn said<'a>(parsed: &[httparse::Header<'a>]) -> Said<'a> {
 }
 
 fn fields_of(section: &Bytes, parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, BadHead> {
-    Ok(Fields::Came(Listed::of(section.clone(), parsed)?).into_map())
+    Ok(Fields::Came(Places::of(section, parsed)?.in_head(section.clone())).into_map())
 }
 
 /// Writes a request's first line.

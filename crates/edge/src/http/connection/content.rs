@@ -66,6 +66,13 @@ impl Talk {
 }
 
 impl Talk {
+    /// The present request is over. Tells whether its content was read to its end.
+    pub fn is_over(&self) -> bool {
+        let mut conversation = self.lock();
+        conversation.turn += 1;
+        conversation.decoder.is_ended()
+    }
+
     /// The present request is over: passes over what nobody read of its content, if that is no more than `limit`.
     /// Tells whether the next request begins where this one ended.
     pub async fn pass_over(&self, limit: usize) -> bool {

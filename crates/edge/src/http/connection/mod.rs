@@ -151,7 +151,7 @@ impl Wait<'_> {
 /// Answers a request.
 async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head: Box<RequestHead>) -> Then {
     let keeps_alive = head.keeps_alive;
-    let (asked, hand_over, request) = ask(talk, *head);
+    let (asked, hand_over, request) = ask(talk, head);
     // By address: an answer may take long to be read, and does not hold the room that getting it took.
     let mut busy = Busy::new(client.clone());
     if !asked.old {
@@ -180,7 +180,10 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
         let _ = ended.await;
         return Then::Gone;
     }
-    if keeps_alive && matches!(timeout(UNWANTED.1, talk.pass_over(UNWANTED.0)).await, Ok(true)) {
+    // Most requests have been read to their end.
+    let goes_on =
+        keeps_alive && (talk.is_over() || matches!(timeout(UNWANTED.1, talk.pass_over(UNWANTED.0)).await, Ok(true)));
+    if goes_on {
         return Then::Next;
     }
     Then::Close
@@ -188,9 +191,9 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
 
 /// Makes a request of a head and what follows it. If it wants the connection for something else, that is handed over
 /// where it says.
-fn ask(talk: &Talk, head: RequestHead) -> (Asked, Option<oneshot::Sender<HandedOver>>, Inbound) {
+fn ask(talk: &Talk, head: Box<RequestHead>) -> (Asked, Option<oneshot::Sender<HandedOver>>, Box<Inbound>) {
     let asked = Asked::of(&head);
-    let RequestHead { method, uri, version, fields, framing, .. } = head;
+    let RequestHead { method, uri, version, fields, framing, .. } = *head;
     let (mut extensions, mut hand_over) = (Extensions::new(), None);
     if fields.first(&header::UPGRADE).is_some() {
         let (sender, offer) = Offer::new();
@@ -201,7 +204,7 @@ fn ask(talk: &Talk, head: RequestHead) -> (Asked, Option<oneshot::Sender<HandedO
         Framing::Empty | Framing::Length(0) => InboundBody::Empty,
         framing => InboundBody::Connection(talk.content(framing, asked.waits)),
     };
-    (asked, hand_over, Inbound { method, uri, version, fields, extensions, body })
+    (asked, hand_over, Box::new(Inbound { method, uri, version, fields, extensions, body }))
 }
 
 /// Says that what came is no request that can be read.
