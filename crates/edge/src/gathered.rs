@@ -53,9 +53,11 @@ impl<S: AsyncWrite + Unpin> Gathered<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Makes room for more, which then is said.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.said.len() >= ENOUGH {
+    /// Makes room for so many bytes more, which then are said. A little that does not fit beside what was said before
+    /// goes out after it, so that nothing is copied again and no record is cut in two.
+    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<io::Result<()>> {
+        let said = self.said.len();
+        if said >= ENOUGH || (wanted < ENOUGH / 2 && said + wanted > ENOUGH) {
             ready!(self.poll_pass(cx))?;
         }
         if self.said.capacity() == 0 {
@@ -77,7 +79,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         if self.said.is_empty() && buf.len() >= ENOUGH / 2 {
             return Pin::new(&mut self.stream).poll_write(cx, buf);
         }
-        ready!(self.poll_room(cx))?;
+        ready!(self.poll_room(cx, buf.len()))?;
         self.said.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
@@ -91,7 +93,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
         if self.said.is_empty() && all >= ENOUGH / 2 {
             return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         }
-        ready!(self.poll_room(cx))?;
+        ready!(self.poll_room(cx, all))?;
         bufs.iter().for_each(|buf| self.said.extend_from_slice(buf));
         Poll::Ready(Ok(all))
     }

@@ -1,6 +1,9 @@
 //! The wall clock.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// Time since 1970 (UTC). A clock set before that counts as 1970.
 pub fn unix_time() -> Duration {
@@ -10,6 +13,22 @@ pub fn unix_time() -> Duration {
 /// Milliseconds since 1970 (UTC).
 pub fn unix_ms() -> u64 {
     unix_time().as_millis() as u64
+}
+
+/// Milliseconds since 1970 (UTC) at a moment that is hardly past, for who has read a clock already. The wall clock is
+/// asked once a second; where it is set anew, this is wrong for so long.
+pub fn unix_ms_at(moment: Instant) -> u64 {
+    thread_local! {
+        static KNOWN: Cell<Option<(Instant, u64)>> = const { Cell::new(None) };
+    }
+    const FRESH: Duration = Duration::from_secs(1);
+    let known = KNOWN.get().map(|(at, unix_ms)| (moment.saturating_duration_since(at), unix_ms));
+    if let Some((since, unix_ms)) = known.filter(|(since, _)| *since < FRESH) {
+        return unix_ms + since.as_millis() as u64;
+    }
+    let unix_ms = unix_ms();
+    KNOWN.set(Some((moment, unix_ms)));
+    unix_ms
 }
 
 /// Nanoseconds since 1970 (UTC).
@@ -31,6 +50,18 @@ pub fn http_date(unix_ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_that_is_reckoned_is_the_time() {
+        for _ in 0..3 {
+            let before = unix_ms();
+            let reckoned = unix_ms_at(Instant::now());
+            assert!((before.saturating_sub(50)..=unix_ms() + 50).contains(&reckoned), "{before} {reckoned}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     #[test]
     fn writes_a_moment_as_rfc_3339() {
         assert_eq!(super::rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");

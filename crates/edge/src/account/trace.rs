@@ -52,9 +52,11 @@ impl Trace {
         Self(text)
     }
 
-    /// What the machine reads, as the field's value.
+    /// What the machine reads, as the field's value; like a request's name it never comes again.
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::from_bytes(&self.0).expect("digits and dashes are a field's value")
+        let mut value = HeaderValue::from_bytes(&self.0).expect("digits and dashes are a field's value");
+        value.set_sensitive(true);
+        value
     }
 
     /// The same as text.

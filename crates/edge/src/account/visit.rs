@@ -38,16 +38,22 @@ pub struct Account {
 }
 
 impl Account {
-    /// Opens the account of a request, which from here on is part of a trace. It stands by address, since it is handed
+    /// Opens the account of a request that came at this moment, which from here on is part of a trace. It stands by address, since it is handed
     /// on from the request to the end of its answer.
-    pub fn open(journal: &Arc<Journal>, id: &RequestId, client: IpAddr, request: &mut Inbound) -> Box<Self> {
+    pub fn open(
+        journal: &Arc<Journal>,
+        id: &RequestId,
+        client: IpAddr,
+        request: &mut Inbound,
+        began: Instant,
+    ) -> Box<Self> {
         let trace = Trace::take_part(&mut request.fields);
         Box::new(Self {
             journal: journal.clone(),
             id: id.clone(),
             trace,
             client,
-            began: Instant::now(),
+            began,
             method: request.method.clone(),
             target: request.uri.path_and_query().cloned(),
             version: request.version,

@@ -95,10 +95,20 @@ fn in_authority(authority: &str) -> Option<&str> {
     (is_port && (is_name(host) || is_address(host))).then_some(host)
 }
 
+/// What a label consists of.
+const INNER: [bool; 256] = {
+    let (mut inner, mut byte) = ([false; 256], 0);
+    while byte < 256 {
+        inner[byte] = (byte as u8).is_ascii_alphanumeric() || matches!(byte as u8, b'-' | b'_');
+        byte += 1;
+    }
+    inner
+};
+
 fn is_name(host: &str) -> bool {
     let (mut length, mut fits) = (0, host.len() <= 253);
     for byte in host.bytes() {
-        let is_inner = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        let is_inner = INNER[usize::from(byte)];
         fits &= is_inner || (byte == b'.' && length > 0);
         length = if is_inner { length + 1 } else { 0 };
         fits &= length <= 63;

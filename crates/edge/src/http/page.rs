@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn a_page_cannot_be_made_to_run_a_script() {
         let refusal = Refusal::UnknownHost { host: "<script>alert(1)</script>".into() };
-        let page = html(&refusal, &RequestId::new(&"local".parse().unwrap()));
+        let page = html(&refusal, &RequestId::new(&"local".parse().unwrap(), tokio::time::Instant::now()));
         assert!(!page.contains("<script"), "{page}");
     }
 }

@@ -79,10 +79,11 @@ struct Arrival {
 
 impl Arrival {
     fn of(context: &Context, busy: &Busy, mut request: Box<Inbound>) -> Self {
-        let id = RequestId::new(&context.region);
+        let now = Instant::now();
+        let id = RequestId::new(&context.region, now);
         busy.0.connection.request();
         busy.0.multiplexed.came_by(request.version);
-        let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request);
+        let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request, now);
         Self { id, account, format: Format::of(&request.fields), request }
     }
 }

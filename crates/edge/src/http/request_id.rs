@@ -4,6 +4,7 @@ use std::{cell::RefCell, fmt, sync::Arc};
 
 use http::HeaderValue;
 use model::Region;
+use tokio::time::Instant;
 
 /// The name of a request.
 #[derive(Debug, Clone)]
@@ -11,11 +12,11 @@ pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// A new one, of this moment.
-    pub fn new(region: &Region) -> Self {
+    pub fn new(region: &Region, now: Instant) -> Self {
         thread_local! {
             static TEXT: RefCell<String> = const { RefCell::new(String::new()) };
         }
-        let digits = model::id::ulid_digits(kit::clock::unix_ms(), kit::random::for_names());
+        let digits = model::id::ulid_digits(kit::clock::unix_ms_at(now.into_std()), kit::random::for_names());
         TEXT.with_borrow_mut(|text| {
             text.clear();
             text.push_str(std::str::from_utf8(&digits).expect("letters and digits are ASCII"));
@@ -30,9 +31,13 @@ impl RequestId {
         &self.0
     }
 
-    /// As a field's value.
+    /// As a field's value. It comes once and never again, so a table of values that were sent has no use for it: over
+    /// HTTP/2 it is a literal that nobody keeps (RFC 7541, 6.2.3).
     pub fn value(&self) -> HeaderValue {
-        HeaderValue::from_str(&self.0).expect("letters, digits and a dash are a field's value")
+        let value = HeaderValue::from_str(&self.0);
+        let mut value = value.expect("letters, digits and a dash are a field's value");
+        value.set_sensitive(true);
+        value
     }
 }
 

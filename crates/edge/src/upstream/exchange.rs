@@ -105,12 +105,12 @@ pub enum Why {
     Late,
 }
 
-/// Sends a request and waits for the head of its answer.
+/// Sends a request, from now on, and waits for the head of its answer.
 pub async fn exchange(
     link: Box<Link>,
     head: &Head,
     body: RequestBody,
-    patience: Patience,
+    (patience, now): (Patience, Instant),
     home: Option<Home>,
     interim: &Interim,
 ) -> Result<Answered, Lost> {
@@ -118,14 +118,16 @@ pub async fn exchange(
     let mut receiving =
         Receiving { seen: Seen::default(), before: 0, limit: patience.head_bytes, method: &head.method, interim };
     sending.link.alarm.off();
-    let mut timed = false;
+    let (mut timed, mut now) = (false, Some(now));
     let received = poll_fn(|cx| {
+        // Most requests are sent at once.
+        let now = now.take();
         if let Poll::Ready(sent) = sending.poll(cx)
             && !timed
         {
             sent.map_err(Why::Client)?;
             timed = true;
-            sending.link.alarm.set(Instant::now() + patience.answer);
+            sending.link.alarm.set(now.unwrap_or_else(Instant::now) + patience.answer);
         }
         match receiving.poll_head(cx, &mut sending.link.wire) {
             Poll::Ready(Err(Why::Closed(error))) => {

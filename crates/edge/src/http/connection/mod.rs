@@ -210,7 +210,7 @@ fn ask(talk: &Talk, head: Box<RequestHead>) -> (Asked, Option<oneshot::Sender<Ha
 /// Says that what came is no request that can be read.
 async fn refuse(context: &Context, talk: &Talk, client: &Client, bad: BadHead) -> Then {
     tracing::debug!(peer = %client.peer, "a request cannot be read: {bad}");
-    let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&context.region));
+    let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&context.region, Instant::now()));
     let mut response = page::answer(&refusal, Format::Text, &id);
     headers::sign(response.headers_mut(), &id);
     match Reply::begin(talk, response.into(), &Asked::default(), false).write(talk).await {
