@@ -1,6 +1,7 @@
 //! What comes before an answer: a machine's interim answers (1xx), which a proxy passes on (RFC 9110, 15.2).
 //!
-//! `100 Continue` is not one of them: the edge itself asks a client for its content, when it has a machine that takes it.
+//! `100 Continue` is not one of them: a client is asked for its content by whoever reads that first, once the machine wants
+//! it (see `upstream::exchange`).
 //! Over HTTP/2 none is passed, since the library cannot say it.
 
 use http::{HeaderMap, Response, StatusCode, Version, header};

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Both go on at the same time: an answer may come before its request has ended, and a machine that takes no more may
-//! still have answered.
+//! still have answered. Content that the client holds back until it is wanted (`Expect: 100-continue`) waits for the
+//! machine to say so, or to answer without it; a machine that says neither for a while gets it all the same, since many
+//! know nothing of it (RFC 9110, 10.1.1).
 
 use std::{
     future::poll_fn,
@@ -19,13 +21,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, header::EXPECT};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::{AnswerBody, Answered, Line, RequestBody, pool::Home};
 use crate::{
-    http::Interim,
+    http::{Interim, has_token},
     http1::{
         Alarm, AnswerHead, BadHead, Decoder, Encoder, Framing, Piece, Prefixed, Seen, Wire, announce, take_answer,
         write_request_fields, write_request_line,
@@ -36,6 +38,8 @@ use crate::{
     splice::{Pipe, Stream, WORTHWHILE},
 };
 
+/// How long a machine may take to say whether it wants content.
+const UNDECIDED: Duration = Duration::from_secs(1);
 /// How many interim answers are passed on before a final one has to come.
 const MAX_INTERIM: u32 = 16;
 
@@ -115,26 +119,39 @@ pub async fn exchange(
     interim: &Interim,
 ) -> Result<Answered, Lost> {
     let mut sending = Sending::begin(link, head, body);
-    let mut receiving =
-        Receiving { seen: Seen::default(), before: 0, limit: patience.head_bytes, method: &head.method, interim };
+    let mut receiving = Receiving::new(&head.method, patience.head_bytes, interim);
     sending.link.alarm.off();
+    if sending.holds {
+        sending.link.alarm.set(now + UNDECIDED);
+    }
     let (mut timed, mut now) = (false, Some(now));
     let received = poll_fn(|cx| {
         // Most requests are sent at once.
         let now = now.take();
-        if let Poll::Ready(sent) = sending.poll(cx)
-            && !timed
-        {
-            sent.map_err(Why::Client)?;
-            timed = true;
-            sending.link.alarm.set(now.unwrap_or_else(Instant::now) + patience.answer);
-        }
-        match receiving.poll_head(cx, &mut sending.link.wire) {
-            Poll::Ready(Err(Why::Closed(error))) => {
-                Poll::Ready(Err(Why::Closed(sending.refused.take().unwrap_or(error))))
+        loop {
+            if let Poll::Ready(sent) = sending.poll(cx)
+                && !timed
+            {
+                sent.map_err(Why::Client)?;
+                timed = true;
+                sending.link.alarm.set(now.unwrap_or_else(Instant::now) + patience.answer);
             }
-            Poll::Pending if sending.link.alarm.poll(cx).is_ready() => Poll::Ready(Err(Why::Late)),
-            head => head,
+            match receiving.poll_head(cx, &mut sending.link.wire) {
+                Poll::Ready(Err(Why::Closed(error))) => {
+                    return Poll::Ready(Err(Why::Closed(sending.refused.take().unwrap_or(error))));
+                }
+                Poll::Ready(head) => return Poll::Ready(head),
+                Poll::Pending => {}
+            }
+            let rings = sending.link.alarm.poll(cx).is_ready();
+            if !sending.holds {
+                return if rings { Poll::Ready(Err(Why::Late)) } else { Poll::Pending };
+            }
+            if !rings && !receiving.is_wanted {
+                return Poll::Pending;
+            }
+            sending.holds = false;
+            sending.link.alarm.off();
         }
     })
     .await;
@@ -150,6 +167,8 @@ struct Sending {
     /// What is still to come of its content.
     content: Option<RequestBody>,
     encoder: Encoder,
+    /// The content is held back until the machine wants it.
+    holds: bool,
     /// How many bytes had been written before it.
     before: u64,
     /// What was said when the machine took no more.
@@ -175,7 +194,8 @@ impl Sending {
         announce(text, framing);
         text.extend_from_slice(b"\r\n");
         let content = (!content.is_end_stream()).then_some(content);
-        Self { link, content, encoder: Encoder::new(framing), before, refused: None }
+        let holds = content.is_some() && head.first(&EXPECT).is_some_and(|expect| has_token(expect, "100-continue"));
+        Self { link, content, encoder: Encoder::new(framing), holds, before, refused: None }
     }
 
     fn is_untouched(&self) -> bool {
@@ -185,7 +205,9 @@ impl Sending {
     /// Sends what there is. Ready once all of it is sent, or the machine takes no more, or the content broke off.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         while self.refused.is_none() {
-            self.fill(cx)?;
+            if !self.holds {
+                self.fill(cx)?;
+            }
             if self.link.wire.outbox.is_empty() {
                 return if self.content.is_none() { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
@@ -221,12 +243,18 @@ struct Receiving<'a> {
     seen: Seen,
     /// How many interim answers have come.
     before: u32,
+    /// One of them said that the content is wanted.
+    is_wanted: bool,
     limit: usize,
     method: &'a Method,
     interim: &'a Interim,
 }
 
-impl Receiving<'_> {
+impl<'a> Receiving<'a> {
+    fn new(method: &'a Method, limit: usize, interim: &'a Interim) -> Self {
+        Self { seen: Seen::default(), before: 0, is_wanted: false, limit, method, interim }
+    }
+
     /// Passes on interim answers, and waits for the head of the final one.
     fn poll_head(&mut self, cx: &mut Context<'_>, wire: &mut Wire<Line>) -> Poll<Result<AnswerHead, Why>> {
         loop {
@@ -235,7 +263,9 @@ impl Receiving<'_> {
                 Some(_) if self.before >= MAX_INTERIM => return Poll::Ready(Err(Why::TooManyInterim)),
                 Some(head) => {
                     self.before += 1;
-                    if head.status != StatusCode::CONTINUE {
+                    if head.status == StatusCode::CONTINUE {
+                        self.is_wanted = true;
+                    } else {
                         self.interim.tell(head.status, head.fields.into_map());
                     }
                 }
@@ -265,8 +295,10 @@ pub struct AnswerContent {
 }
 
 impl AnswerContent {
-    fn begin(sending: Sending, head: AnswerHead, home: Option<Home>) -> Answered {
+    fn begin(mut sending: Sending, head: AnswerHead, home: Option<Home>) -> Answered {
         let AnswerHead { status, version, fields, framing, keeps_alive } = head;
+        // Who answers well before the content has come may read it meanwhile.
+        sending.holds &= !status.is_success();
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         let home = home.filter(|_| keeps_alive && !switched);
         let mut content = Self { sending: Some(sending), decoder: Decoder::new(framing), home, switched };

@@ -7,6 +7,7 @@ mod content;
 mod curl;
 mod downgrade;
 mod errors;
+mod expect;
 mod faults;
 mod follow;
 mod host;

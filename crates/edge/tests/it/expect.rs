@@ -1,0 +1,106 @@
+//! Content that its client holds back until it is wanted (RFC 9110, 10.1.1).
+
+use std::time::{Duration, Instant};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+
+use crate::support::*;
+
+const ASKED: &[u8] =
+    b"POST / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
+
+/// A program that says `first` to a head and, if that is no answer yet, answers once the content is there. What it got of
+/// the content is told at the end of each connection.
+async fn program(machine: &Machine, first: &'static str) -> mpsc::UnboundedReceiver<String> {
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    let (got, gets) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                if stream.read_line(&mut line).await.unwrap() == 0 {
+                    return;
+                }
+            }
+            stream.write_all(first.as_bytes()).await.unwrap();
+            let mut content = vec![0; 5];
+            let length = stream.read_exact(&mut content).await.unwrap_or(0);
+            got.send(String::from_utf8_lossy(&content[..length]).into_owned()).unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone").await;
+        }
+    });
+    gets
+}
+
+async fn world(first: &'static str) -> (World, mpsc::UnboundedReceiver<String>) {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let gets = program(&machine, first).await;
+    world.know(&[&machine]).await;
+    (world, gets)
+}
+
+async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(stream.read_u8()).await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_lowercase()
+}
+
+#[tokio::test]
+async fn a_machine_that_wants_it_asks_the_client_for_it() {
+    let (world, mut gets) = world("HTTP/1.1 100 Continue\r\n\r\n").await;
+    let mut client = TcpStream::connect(world.http()).await.unwrap();
+    client.write_all(ASKED).await.unwrap();
+    assert_eq!(head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
+    client.write_all(b"hello").await.unwrap();
+    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    assert_eq!(within(gets.recv()).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_machine_that_does_not_want_it_never_gets_it_and_the_client_never_sends_it() {
+    let (world, mut gets) = world("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
+    let mut client = TcpStream::connect(world.http()).await.unwrap();
+    client.write_all(ASKED).await.unwrap();
+    // The connection cannot go on: its client may send the content after all, or another request.
+    let answer = head(&mut client).await;
+    assert!(answer.starts_with("http/1.1 401 ") && answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(within(gets.recv()).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_machine_that_answers_well_at_once_may_still_read_it() {
+    let (world, mut gets) = world("HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n").await;
+    let mut client = TcpStream::connect(world.http()).await.unwrap();
+    client.write_all(ASKED).await.unwrap();
+    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    client.write_all(b"hello").await.unwrap();
+    assert_eq!(within(gets.recv()).await.unwrap(), "hello");
+    // Nothing stands between the head and its content.
+    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+}
+
+#[tokio::test]
+async fn a_machine_that_knows_nothing_of_it_gets_it_after_a_while() {
+    let (world, mut gets) = world("").await;
+    let mut client = TcpStream::connect(world.http()).await.unwrap();
+    client.write_all(ASKED).await.unwrap();
+    let began = Instant::now();
+    let early = timeout(Duration::from_millis(500), client.read_u8()).await;
+    assert!(early.is_err(), "nobody has said that it is wanted");
+    assert_eq!(head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
+    assert!(began.elapsed() >= Duration::from_millis(900));
+    client.write_all(b"hello").await.unwrap();
+    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    assert_eq!(within(gets.recv()).await.unwrap(), "hello");
+}
