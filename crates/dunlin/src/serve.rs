@@ -11,6 +11,7 @@
 
 mod edge_alone;
 mod front;
+mod limits;
 mod lock;
 mod membership;
 mod network;
@@ -30,7 +31,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use certs::AcmeOptions;
 use clap::{Args, ValueEnum};
-use edge::{Bounds, Sockets, Subnet, proxy_protocol::TrustedProxy};
+use edge::{Bounds, Sockets, proxy_protocol::TrustedProxy};
 use kit::seal::SealingKey;
 use model::{GoDuration, Region, log::LogRecord};
 use node::{Ipv4Pool, kernel::KernelSource, vmm::Driver};
@@ -43,6 +44,7 @@ pub use edge_alone::{EdgeServeOptions, run as run_edge};
 
 use crate::host;
 use front::Front;
+use limits::EdgeLimits;
 use rooms::Rooms;
 use takeover::{Succession, Successor};
 
@@ -129,16 +131,14 @@ pub struct ServeOptions {
     /// How long connections may last, in seconds, once another process has taken over
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     drain_timeout: u64,
-    /// Sources that stand for many clients, such as a load balancer in front of this host that does not say whom it
-    /// speaks for: the bounds on one source are not for them. This host itself is always one
-    #[arg(long, value_name = "NETWORK", value_delimiter = ',')]
-    unlimited_sources: Vec<Subnet>,
     /// Stop all machines and remove their network when this process ends
     #[arg(long)]
     stop_machines_on_exit: bool,
     /// What to tell on standard error, as tracing's filter: `warn`, `info`, `edge=debug`
     #[arg(long, env = "DUNLIN_LOG", default_value = "info")]
     log: String,
+    #[command(flatten)]
+    limits: EdgeLimits,
 }
 
 /// Whom to upgrade.
@@ -359,9 +359,7 @@ impl ServeOptions {
 
     /// How much of everything the edge allows.
     fn bounds(&self) -> Bounds {
-        let mut bounds = Bounds { sleep_after: self.sleep_after.0, ..Bounds::default() };
-        bounds.unlimited_sources.extend(&self.unlimited_sources);
-        bounds
+        Bounds { sleep_after: self.sleep_after.0, ..self.limits.bounds() }
     }
 
     /// A directory below the data directory, made if it is missing.

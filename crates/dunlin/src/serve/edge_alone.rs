@@ -24,7 +24,7 @@ use anyhow::{Context, Result};
 use api::internal::{HostnameView, LogSink, MaintenanceView, OpenHostname};
 use catalog::{Intake, Publisher};
 use clap::Args;
-use edge::{Bounds, Edge, EdgeOptions, Hostnames, Maintenance, proxy_protocol::TrustedProxy};
+use edge::{Edge, EdgeOptions, Hostnames, Maintenance, proxy_protocol::TrustedProxy};
 use futures_util::StreamExt;
 use kit::seal::SealingKey;
 use logs::{Logs, Retention};
@@ -38,6 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    limits::EdgeLimits,
     lock,
     membership::{Authority, Membership},
     trace,
@@ -77,6 +78,8 @@ pub struct EdgeServeOptions {
     /// What to tell on standard error, as tracing's filter: `warn`, `info`, `edge=debug`
     #[arg(long, env = "DUNLIN_LOG", default_value = "info")]
     log: String,
+    #[command(flatten)]
+    limits: EdgeLimits,
 }
 
 /// How long requests that are under way may take to end.
@@ -169,7 +172,7 @@ fn edge_options(
         http3: !options.no_http3,
         backhaul: membership.backhaul(None),
         access_records: !options.no_access_records,
-        bounds: Bounds::default(),
+        bounds: options.limits.bounds(),
     })
 }
 
