@@ -97,6 +97,12 @@ impl Acme {
         run(Command::new("curl").args(["--silent", "--fail", "-d", &body, &format!("http://{DNS_TALK}/set-txt")]));
     }
 
+    /// A name leads to this address from now on.
+    pub fn lead(&self, name: &str, address: &str) {
+        let body = json!({"host": format!("{name}."), "addresses": [address]}).to_string();
+        run(Command::new("curl").args(["--silent", "--fail", "-d", &body, &format!("http://{DNS_TALK}/add-a")]));
+    }
+
     /// The authority that the server signs with, in a file.
     pub fn root(&self) -> PathBuf {
         let path = self.directory.path().join(format!("root-{}.pem", self.server.as_ref().map_or(0, Child::id)));

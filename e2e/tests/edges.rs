@@ -25,11 +25,13 @@ fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it()
     // Both find the worker at the first cable's near end.
     let near = EdgeHost::near(1);
     // Where there is a DNS to prove host names by, those are told to the edges too.
-    let acme = Acme::obstacle().is_none().then(Acme::prepare);
-    let serve = ["--worker-listen", "0.0.0.0:7443", "--worker-address", &format!("{near}:7443")].map(str::to_owned);
+    let mut acme = Acme::obstacle().is_none().then(Acme::prepare);
+    let worker = ["--worker-listen", "0.0.0.0:7443", "--worker-address", &format!("{near}:7443")].map(str::to_owned);
     let named = acme.as_ref().map(Acme::options).unwrap_or_default();
-    let mut platform =
-        Platform::start(Options { serve: [&serve[..], &named].concat(), open_api: true, ..Options::default() });
+    // Names may lead to the first edge.
+    let there = ["--public-address", "10.99.1.2"].map(str::to_owned);
+    let serve = [&worker[..], &named, &there].concat();
+    let mut platform = Platform::start(Options { serve, open_api: true, ..Options::default() });
     platform.deploy("far", CONFIG, &image("hello"));
     let mut edges = cables.map(|(number, holder)| {
         let edge = EdgeHost::start(number, ["ams", "iad"][usize::from(number) - 1], holder, &platform);
@@ -50,7 +52,14 @@ fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it()
     assert_eq!(platform.machines("far")[0]["state"], "started");
 
     let own = platform.scratch().join("own.pem");
-    if acme.is_some() {
+    if let Some(acme) = &mut acme {
+        // An issuer comes to where a name leads: to an edge that has the proof, and then the certificate.
+        for (name, https_port) in [("by-tls.example.test", 443), ("by-http.example.test", 9)] {
+            acme.start_asking_at(80, https_port);
+            acme.lead(name, &edges[0].far());
+            platform.ok(["certs", "add", name, "-a", "far"]);
+            eventually("it is proven at the edge", || edges[0].https(name, &acme.root()).is_some());
+        }
         let key = platform.scratch().join("own.key");
         self_signed(&own, &key, "own.example.test");
         let import = ["certs", "import", "own.example.test", "-a", "far", "--fullchain"].map(OsStr::new);

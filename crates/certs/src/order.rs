@@ -278,6 +278,7 @@ impl Presented<'_> {
         };
         self.orders.door.present(&answer).map_err(IssueError::Unavailable)?;
         self.answers.push(answer);
+        self.orders.door.settled().await;
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod claim;
 pub(crate) mod keeper;
+pub(crate) mod proofs;
 mod show;
 mod timing;
 

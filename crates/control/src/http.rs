@@ -45,6 +45,7 @@ impl Control {
             .route("/internal/catalog", get(hosts::catalog))
             .route("/internal/maintenance", get(hosts::maintenance))
             .route("/internal/hostnames", get(hosts::hostnames))
+            .route("/internal/proofs", get(hosts::proofs))
             .route("/internal/hosts/{host}/certificate", post(hosts::certify))
             .fallback(answer::no_such_route)
             .method_not_allowed_fallback(answer::method_not_allowed)

@@ -51,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use deploy::Tempo;
 pub use error::{ControlError, Error};
+pub use hostnames::proofs::{Listener, Proofs};
 pub use http::openapi;
 pub use store::Store;
 
@@ -98,6 +99,8 @@ pub struct Ports {
     pub hosts: Arc<dyn HostCertifier>,
     /// Knows DNS and orders certificates.
     pub certifier: Arc<dyn Certifier>,
+    /// The proofs for that which are pending.
+    pub proofs: Arc<Proofs>,
 }
 
 /// The control plane.

@@ -24,6 +24,7 @@ use std::{
 
 use api::internal::{ChallengeAnswer, ChallengeDoor, HostnameView};
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use kit::seal::SealingKey;
 use model::{AppName, Hostname, Timestamp};
 use rustls::{ServerConfig, server::ClientHello, sign::CertifiedKey};
@@ -202,6 +203,7 @@ impl Hostnames {
     }
 }
 
+#[async_trait]
 impl ChallengeDoor for Hostnames {
     fn present(&self, answer: &ChallengeAnswer) -> Result<(), String> {
         self.challenges.present(answer)

@@ -281,8 +281,9 @@ impl IssueError {
     }
 }
 
-/// What an ACME server is told when it asks whether a name is ours (RFC 8555, 8; RFC 8737).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What an ACME server is told when it asks whether a name is ours (RFC 8555, 8; RFC 8737). None of it is a secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ChallengeAnswer {
     /// By HTTP: the text under a token.
     Http {
@@ -303,6 +304,7 @@ pub enum ChallengeAnswer {
 }
 
 /// Gives answers to ACME servers: the edge.
+#[async_trait]
 pub trait ChallengeDoor: Send + Sync {
     /// Gives this answer from now on.
     ///
@@ -312,6 +314,9 @@ pub trait ChallengeDoor: Send + Sync {
 
     /// Gives it no longer.
     fn withdraw(&self, answer: &ChallengeAnswer);
+
+    /// Resolves once the answers are given wherever a name may lead: at once, where that is one place.
+    async fn settled(&self) {}
 }
 
 /// Whether certificates can be ordered.

@@ -64,6 +64,20 @@ pub(super) async fn hostnames(State(control): State<Arc<Control>>, caller: Calle
     Ok(told(&control, views(control.hostnames(), open)))
 }
 
+/// The proofs of host names that are pending, for edges on other hosts: a line whenever they are others. They are for
+/// everybody to read who asks those edges.
+pub(super) async fn proofs(State(control): State<Arc<Control>>, caller: Caller) -> Answer<Response> {
+    caller.require_admin("follow the proofs of host names")?;
+    let lines = stream::unfold(control.ports.proofs.listen(), |mut listener| async {
+        let line = match listener.next(HEARTBEAT).await {
+            Some(answers) => serde_json::to_string(&*answers).ok()?,
+            None => "null".to_owned(),
+        };
+        Some((Bytes::from(line + "\n"), listener))
+    });
+    Ok(told(&control, lines))
+}
+
 /// Each view as a line, the present one first; `null` now and then where nothing changes.
 fn views<T: Send + Sync + 'static>(
     mut views: watch::Receiver<Arc<T>>,

@@ -147,6 +147,7 @@ async fn organizations_do_not_see_each_other() {
     birds.get("/internal/catalog").await.refused(403);
     birds.get("/internal/maintenance").await.refused(403);
     birds.get("/internal/hostnames").await.refused(403);
+    birds.get("/internal/proofs").await.refused(403);
     let asked = serde_json::json!({ "request_pem": "a request" });
     birds.post("/internal/hosts/one/certificate", asked.clone()).await.refused(403);
     let given = admin.post("/internal/hosts/one/certificate", asked).await.ok();

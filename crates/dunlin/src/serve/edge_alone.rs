@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use api::internal::{HostnameView, LogSink, MaintenanceView, OpenHostname};
+use api::internal::{ChallengeAnswer, ChallengeDoor, HostnameView, LogSink, MaintenanceView, OpenHostname};
 use catalog::{Intake, Publisher};
 use clap::Args;
 use edge::{Edge, EdgeOptions, Hostnames, Maintenance, proxy_protocol::TrustedProxy};
@@ -100,7 +100,7 @@ pub async fn run(client: Client, options: EdgeServeOptions) -> Result<()> {
     let membership = Arc::new(Membership::open(&options.data_dir, sealing_key.clone())?);
     let maintenance = Maintenance::open(options.data_dir.join("maintenance.json"));
     let hostnames = Hostnames::open(options.data_dir.join("hostnames"), sealing_key.clone());
-    let host = membership.host.clone();
+    let (host, answers) = (membership.host.clone(), hostnames.clone());
     let edge = Edge::start(edge_options(&options, &catalog, &hostnames, &membership, &maintenance)?).await?;
     let (stop, client) = (CancellationToken::new(), Arc::new(client));
     // Until the control plane has said something, what is known stands.
@@ -120,6 +120,9 @@ pub async fn run(client: Client, options: EdgeServeOptions) -> Result<()> {
         let generation = named.borrow().generation + 1;
         named.send_replace(Arc::new(HostnameView { generation, rows, incomplete: false }));
     };
+    let mut proofs = Vec::new();
+    let take_proofs = move |told: Vec<ChallengeAnswer>| give_instead(&*answers, &mut proofs, told);
+    tasks.push(tokio::spawn(follow_views(client.clone(), "/internal/proofs", take_proofs, stop.clone())));
     if client.is_private() {
         tasks.push(tokio::spawn(follow_views(client, "/internal/hostnames", take, stop.clone())));
     } else {
@@ -174,6 +177,17 @@ fn edge_options(
         access_records: !options.no_access_records,
         bounds: options.limits.bounds(),
     })
+}
+
+/// Gives the answers to ACME servers that were told, in place of those `before`.
+fn give_instead(door: &dyn ChallengeDoor, before: &mut Vec<ChallengeAnswer>, told: Vec<ChallengeAnswer>) {
+    before.iter().filter(|answer| !told.contains(answer)).for_each(|answer| door.withdraw(answer));
+    for answer in told.iter().filter(|answer| !before.contains(answer)) {
+        if let Err(reason) = door.present(answer) {
+            tracing::warn!("a host name cannot be proven here: {reason}");
+        }
+    }
+    *before = told;
 }
 
 /// Takes every view that the control plane tells at a path, until `stop`.

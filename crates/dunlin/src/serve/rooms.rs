@@ -16,7 +16,7 @@ use api::internal::{
 use axum::Router;
 use catalog::Publisher;
 use certs::{Certs, CertsOptions};
-use control::{Control, ControlOptions, Ports, Store, Tempo};
+use control::{Control, ControlOptions, Ports, Proofs, Store, Tempo};
 use edge::{Backhaul, Edge, EdgeOptions, Hostnames, Maintenance, PlatformHost};
 use images::{Images, ImagesOptions};
 use kit::{report::Report, seal::SealingKey};
@@ -71,10 +71,11 @@ impl Rooms {
         let stop = CancellationToken::new();
         let mut tasks = vec![tokio::spawn(Arc::clone(catalog).follow(node.observe(), stop.clone()))];
 
+        let proofs = Proofs::new(Arc::clone(&front.hostnames) as Arc<dyn ChallengeDoor>);
         let certifier = Certs::open(CertsOptions {
             name_servers: if options.dns_server.is_empty() { network::resolvers() } else { options.dns_server.clone() },
             acme: options.acme(&sealing_key)?,
-            door: Arc::clone(&front.hostnames) as Arc<dyn ChallengeDoor>,
+            door: Arc::clone(&proofs) as Arc<dyn ChallengeDoor>,
         })?;
         let ports = Ports {
             node: Arc::clone(&node) as Arc<dyn Node>,
@@ -87,6 +88,7 @@ impl Rooms {
             sealing_key,
             hosts: Arc::clone(&front.hosts) as Arc<dyn HostCertifier>,
             certifier,
+            proofs,
         };
         let control = Control::open(control_options(options, front.api, edge), store.clone(), ports).await?;
         tasks.push(tokio::spawn(Arc::clone(&front.hostnames).follow(control.hostnames(), stop.clone())));

@@ -166,7 +166,8 @@ pub fn take_answer(
 }
 
 /// Takes a whole head from the beginning of `inbox` as `read` understands it. Most come whole and are read at once; the
-/// others are read once their end is there, however slowly that comes.
+/// others are read once their end is there, however slowly that comes. What is wrong with a head is told then as well, so
+/// that it does not depend on how the head was cut.
 fn take<T>(
     inbox: &mut BytesMut,
     seen: &mut Seen,
@@ -177,7 +178,7 @@ fn take<T>(
         return Ok(None);
     }
     if seen.is_nothing()
-        && let Some((head, length)) = read(&inbox[..inbox.len().min(limit)])?
+        && let Ok(Some((head, length))) = read(&inbox[..inbox.len().min(limit)])
     {
         return Ok(Some((head, inbox.split_to(length).freeze())));
     }
@@ -405,6 +406,17 @@ mod tests {
         assert!(!keeps("GET / HTTP/1.1\r\nConnection: a, Close\r\n\r\n"));
         assert!(!keeps("GET / HTTP/1.0\r\n\r\n"));
         assert!(keeps("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_once_the_head_is_there_however_it_was_cut() {
+        // The first was found by fuzzing.
+        for start in [&b"1%\xe9"[..], b"GET / HTTP/1.1\r\nA : b\r\n"] {
+            let whole = take_request(&mut BytesMut::from(start), &mut Seen::default(), 1000);
+            assert!(matches!(whole, Ok(None)), "it has not ended");
+            let ended = [start, b"\r\n\r\n"].concat();
+            assert!(take_request(&mut BytesMut::from(&ended[..]), &mut Seen::default(), 1000).is_err());
+        }
     }
 
     proptest! {

@@ -9,8 +9,8 @@ use std::{
 };
 
 use api::internal::{
-    AcmeService, CertificateDefect, CertificateFacts, CertificateOrder, Certifier, DnsQuestion, DnsSeen, IssueError,
-    IssuedCertificate,
+    AcmeService, CertificateDefect, CertificateFacts, CertificateOrder, Certifier, ChallengeAnswer, ChallengeDoor,
+    DnsQuestion, DnsSeen, IssueError, IssuedCertificate,
 };
 use async_trait::async_trait;
 use model::{Hostname, Timestamp};
@@ -81,4 +81,13 @@ impl Certifier for Issuer {
     async fn renewal_window(&self, _: &str) -> Option<(Timestamp, Timestamp)> {
         None
     }
+}
+
+/// Whoever asks here is told nothing: this issuer wants no proof.
+impl ChallengeDoor for Issuer {
+    fn present(&self, _: &ChallengeAnswer) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn withdraw(&self, _: &ChallengeAnswer) {}
 }

@@ -12,7 +12,7 @@ use std::{
 
 use api::internal::{ImageError, ImageResolver, LogFilter, LogQuery, LogSink, PullCredentials, ResolvedImage};
 use async_trait::async_trait;
-use control::{Control, ControlOptions, Ports, Store, Tempo};
+use control::{Control, ControlOptions, Ports, Proofs, Store, Tempo};
 use model::{AppName, Digest, ImageConfig, ImageSpec, OrgSlug, log::LogRecord};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -63,6 +63,7 @@ impl World {
             sealing_key: key,
             hosts: self.host.clone(),
             certifier: self.issuer.clone(),
+            proofs: Proofs::new(self.issuer.clone()),
         };
         (Control::open(options(), store.clone(), ports).await.unwrap(), store)
     }
