@@ -325,11 +325,12 @@ impl Visit<'_> {
         if !recall.cache.is_empty() {
             journey.recall(&recall, |target| visitor.permit(&visitor.app, target).is_ok(), Instant::now());
         }
+        let mut seen = Some(&self.origin);
         let (sent, state) = loop {
             let state = visitor.state_of(&journey.app, &self.origin);
             let tell = |refusal: &Refusal| visitor.context.journal.refused(&state, refusal, &self.what);
             let upgrades = self.upgrade.is_some();
-            let sent = match visitor.send(journey, &self.origin, &self.body, upgrades).await.inspect_err(tell) {
+            let sent = match visitor.send(journey, seen.take(), &self.body, upgrades).await.inspect_err(tell) {
                 Ok(sent) => sent,
                 Err(refusal) if journey.turn_back(&refusal, &recall, Instant::now()) => continue,
                 Err(refusal) => return Err(refusal),
@@ -390,19 +391,19 @@ impl Visitor<'_> {
         journey.follow(order, from, recall, Instant::now())
     }
 
-    /// Sends it to a machine, and to another one where that is safe.
+    /// Sends it to a machine, and to another one where that is safe. `seen` is its app as it was a moment ago.
     async fn send(
         &self,
         journey: &mut Journey,
-        origin: &Arc<App>,
+        seen: Option<&Arc<App>>,
         body: &KeptBody,
         upgrades: bool,
     ) -> Result<Sent, Refusal> {
         let app = journey.app.clone();
         let search = Search::new(self.context, &app, self.busy.0.port);
         let mut search = search.wishing(journey.wish.clone()).reach_by(journey.reach_by);
-        if app == self.app {
-            search = search.seen(origin);
+        if let Some(seen) = seen.filter(|_| app == self.app) {
+            search = search.seen(seen);
         }
         let (mut content, interim) = (read(body)?, self.busy.interim());
         let mut resends = 0;

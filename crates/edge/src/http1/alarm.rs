@@ -1,11 +1,14 @@
 //! A deadline that is moved often and hardly ever reached.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::unconstrained,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// A deadline. Moving it costs nothing: the system's timer is set anew only when it rings too early.
 #[derive(Default)]
@@ -41,7 +44,8 @@ impl Alarm {
         }
         self.task = Some(cx.waker().clone());
         loop {
-            ready!(timer.as_mut().poll(cx));
+            // Beside the task's budget: with none left the timer would learn of no task, and be taken to know it.
+            ready!(pin!(unconstrained(timer.as_mut())).poll(cx));
             if due <= Instant::now() {
                 return Poll::Ready(());
             }
@@ -55,6 +59,24 @@ mod tests {
     use std::{future::poll_fn, time::Duration};
 
     use super::*;
+
+    #[tokio::test]
+    async fn it_rings_though_its_task_had_no_budget_left_when_it_was_set() {
+        let (start, mut alarm) = (Instant::now(), Alarm::default());
+        alarm.set(start + Duration::from_millis(10));
+        let mut is_first = true;
+        let rings = poll_fn(|cx| {
+            // What a task may do in one go is used up.
+            while std::mem::take(&mut is_first) {
+                while tokio::task::coop::has_budget_remaining() {
+                    let _ = pin!(tokio::task::coop::consume_budget()).poll(cx);
+                }
+            }
+            alarm.poll(cx)
+        });
+        tokio::time::timeout(Duration::from_secs(10), rings).await.expect("it rings");
+        assert!(start.elapsed() >= Duration::from_millis(10));
+    }
 
     #[tokio::test]
     async fn it_rings_when_it_was_last_set_to() {

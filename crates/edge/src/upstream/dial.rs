@@ -198,12 +198,15 @@ impl Dialer {
         interim: &Interim,
     ) -> Result<Answered, Failed> {
         let Lease { target, epoch } = &chosen.lease;
-        let now = Instant::now();
+        let mut now = Instant::now();
         let pooled = if chosen.reuse { target.pool.take(*epoch, now) } else { None };
         let link = match pooled {
             Some(link) => link,
             None => match self.connect(&chosen.route.app, target, chosen.only, chosen.reach_by).await {
-                Ok(stream) => Link::new(stream, target.machine.clone()),
+                Ok(stream) => {
+                    now = Instant::now();
+                    Link::new(stream, target.machine.clone())
+                }
                 Err(cause) => return Err(Failed { cause, unsent: Some(body), untouched: true }),
             },
         };

@@ -144,7 +144,8 @@ pub async fn exchange(
                 Poll::Pending => {}
             }
             let rings = sending.link.alarm.poll(cx).is_ready();
-            if !sending.holds {
+            // Once all is sent, or can be sent no more, there is nothing to hold back.
+            if !sending.holds || timed {
                 return if rings { Poll::Ready(Err(Why::Late)) } else { Poll::Pending };
             }
             if !rings && !receiving.is_wanted {
