@@ -1,6 +1,6 @@
 //! Random bytes from the operating system.
 
-use std::cell::RefCell;
+use rand::Rng;
 
 /// So many random bytes.
 ///
@@ -12,27 +12,15 @@ pub fn bytes<const N: usize>() -> [u8; N] {
     buffer
 }
 
-/// So many random bytes for names that are made many a second, such as those of requests: the operating system is asked
-/// for a block at a time, each byte of which is given out once.
+/// So many random bytes for names that are made many a second, such as those of requests: from a generator of this
+/// thread (ChaCha12), which the operating system seeds now and then.
 ///
 /// # Panics
 /// As [`bytes`].
 pub fn for_names<const N: usize>() -> [u8; N] {
-    const BLOCK: usize = 1024;
-    thread_local! {
-        static LEFT: RefCell<(usize, [u8; BLOCK])> = const { RefCell::new((0, [0; BLOCK])) };
-    }
-    const { assert!(N <= BLOCK) };
-    LEFT.with_borrow_mut(|(left, block)| {
-        if *left < N {
-            (*left, *block) = (BLOCK, bytes());
-        }
-        let taken = &mut block[*left - N..*left];
-        *left -= N;
-        let name = <[u8; N]>::try_from(&*taken).expect("so many were taken");
-        taken.fill(0);
-        name
-    })
+    let mut buffer = [0; N];
+    rand::rng().fill_bytes(&mut buffer);
+    buffer
 }
 
 /// A token nobody guesses: 128 random bits in 32 hexadecimal digits.

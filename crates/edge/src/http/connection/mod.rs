@@ -161,9 +161,6 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
     let reply = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(response) => {
             let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-            // Whoever was never asked for his content may send it or not: what comes next would be either. From here on it
-            // is too late to ask.
-            let keeps_alive = !std::mem::take(&mut talk.lock().waits) && keeps_alive;
             Poll::Ready(Some((switches, Reply::begin(talk, response, &asked, keeps_alive))))
         }
         Poll::Pending if talk.lock().is_gone(cx) => Poll::Ready(None),

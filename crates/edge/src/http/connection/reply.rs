@@ -59,6 +59,9 @@ where
     pub fn begin(talk: &Talk, answer: Answer<B>, asked: &Asked, keeps_alive: bool) -> Self {
         let framing = framing(answer.status, &answer.body, asked);
         let mut conversation = talk.lock();
+        // Whoever was never asked for his content may send it or not: what comes next would be either. From here on it is
+        // too late to ask.
+        let keeps_alive = !std::mem::take(&mut conversation.waits) && keeps_alive;
         let text = conversation.wire.outbox.text();
         let keeps_alive = write_head(text, &answer, asked, keeps_alive && framing != Framing::ToClose);
         announce(text, framing);
