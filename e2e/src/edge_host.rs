@@ -39,9 +39,14 @@ impl EdgeHost {
         format!("10.99.{number}.1")
     }
 
-    /// The address of the other host.
+    /// The address of the other host, at the far end of the cable.
+    pub fn at_far_end(number: u8) -> String {
+        format!("10.99.{number}.2")
+    }
+
+    /// The same.
     pub fn far(&self) -> String {
-        format!("10.99.{}.2", self.number)
+        Self::at_far_end(self.number)
     }
 
     /// Lays the cable to a host that is to come; the platform can listen on its near end then.
@@ -60,7 +65,7 @@ impl EdgeHost {
         run(&["ip", "link", "set", &near, "up"]);
         let inside = |arguments: &[&str]| run(&[&["nsenter", "--net", "--target", &pid], arguments].concat());
         inside(&["ip", "link", "set", "lo", "up"]);
-        inside(&["ip", "address", "add", &format!("10.99.{number}.2/24"), "dev", "cable"]);
+        inside(&["ip", "address", "add", &format!("{}/24", Self::at_far_end(number)), "dev", "cable"]);
         inside(&["ip", "link", "set", "cable", "up"]);
         holder
     }

@@ -29,7 +29,7 @@ fn edges_on_other_hosts_serve_what_the_control_plane_says_and_go_on_without_it()
     let worker = ["--worker-listen", "0.0.0.0:7443", "--worker-address", &format!("{near}:7443")].map(str::to_owned);
     let named = acme.as_ref().map(Acme::options).unwrap_or_default();
     // Names may lead to the first edge.
-    let there = ["--public-address", "10.99.1.2"].map(str::to_owned);
+    let there = ["--public-address", &EdgeHost::at_far_end(1)].map(str::to_owned);
     let serve = [&worker[..], &named, &there].concat();
     let mut platform = Platform::start(Options { serve, open_api: true, ..Options::default() });
     platform.deploy("far", CONFIG, &image("hello"));

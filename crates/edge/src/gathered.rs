@@ -175,6 +175,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_little_that_would_cut_a_record_in_two_goes_after_it() {
+        let sink = Sink::default();
+        let mut stream = Gathered::new(sink.clone());
+        for _ in 0..5 {
+            stream.write_all(&[0; 4000]).await.unwrap();
+        }
+        assert_eq!(seen(&sink), (1, 16_000));
+        stream.shutdown().await.unwrap();
+        assert_eq!(seen(&sink), (2, 20_000));
+    }
+
+    #[tokio::test]
     async fn nothing_is_kept_back_and_much_is_not_copied() {
         let sink = Sink::default();
         let mut stream = Gathered::new(sink.clone());

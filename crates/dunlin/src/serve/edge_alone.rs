@@ -179,15 +179,15 @@ fn edge_options(
     })
 }
 
-/// Gives the answers to ACME servers that were told, in place of those `before`.
-fn give_instead(door: &dyn ChallengeDoor, before: &mut Vec<ChallengeAnswer>, told: Vec<ChallengeAnswer>) {
-    before.iter().filter(|answer| !told.contains(answer)).for_each(|answer| door.withdraw(answer));
-    for answer in told.iter().filter(|answer| !before.contains(answer)) {
-        if let Err(reason) = door.present(answer) {
-            tracing::warn!("a host name cannot be proven here: {reason}");
-        }
-    }
-    *before = told;
+/// Gives the answers to ACME servers that were told, in place of those that are `given`. One that cannot be given is tried
+/// again with the next ones.
+fn give_instead(door: &dyn ChallengeDoor, given: &mut Vec<ChallengeAnswer>, mut told: Vec<ChallengeAnswer>) {
+    given.iter().filter(|answer| !told.contains(answer)).for_each(|answer| door.withdraw(answer));
+    told.retain(|answer| {
+        let done = if given.contains(answer) { Ok(()) } else { door.present(answer) };
+        done.inspect_err(|reason| tracing::warn!("a host name cannot be proven here: {reason}")).is_ok()
+    });
+    *given = told;
 }
 
 /// Takes every view that the control plane tells at a path, until `stop`.

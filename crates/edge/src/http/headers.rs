@@ -89,26 +89,21 @@ pub fn to_machine(
     version: Version,
     common: &ClientFields,
     host: &Host,
-    own: Own<'_>,
+    (id, trace): (&RequestId, Trace),
 ) -> OwnFields {
     let mut said = OwnFields {
         host: host.field(),
-        id: own.id.clone(),
-        trace: own.trace,
-        way: join(fields, &X_FORWARDED_FOR, &common.way),
-        via: join(fields, &header::VIA, &HeaderValue::from_static(via(version))),
+        id: id.clone(),
+        trace,
+        way: join(fields.all(&X_FORWARDED_FOR), &common.way),
+        via: join(fields.all(&header::VIA), &HeaderValue::from_static(via(version))),
         reads_trailers: false,
     };
     join_cookies(fields);
     match fields {
         Fields::Came(listed) => {
-            let also = listed_for_connection(listed);
-            said.reads_trailers =
-                listed.iter().any(|(name, list)| is_one_of(name, &["te"]) && has_token(list, "trailers"));
-            listed.retain(|name| {
-                let goes = is_hop_by_hop(name) || is_forged(name) || is_one_of(name, &SAID_IN_EACH);
-                !goes && !also.iter().any(|it| it.eq_ignore_ascii_case(name))
-            });
+            said.reads_trailers = listed.all(&header::TE).any(|list| has_token(list, "trailers"));
+            drop_listed(listed, |name| is_forged(name) || is_one_of(name, &SAID_IN_EACH));
         }
         Fields::Map(headers) => {
             drop_hop_by_hop(headers, |name| is_forged(name.as_str().as_bytes()));
@@ -116,15 +111,6 @@ pub fn to_machine(
         }
     }
     said
-}
-
-/// What a request's account says of it.
-#[derive(Clone, Copy)]
-pub struct Own<'a> {
-    /// Its name.
-    pub id: &'a RequestId,
-    /// Its trace.
-    pub trace: Trace,
 }
 
 /// The fields of [`OwnFields`] that are not forged if a client says them.
@@ -182,14 +168,12 @@ impl OwnFields {
 }
 
 /// A list that may have been begun by others, in one line, with `ours` at its end.
-fn join(fields: &Fields, name: &HeaderName, ours: &HeaderValue) -> HeaderValue {
-    let mut list: Vec<u8> = Vec::new();
-    fields.each(|it, value| {
-        if it.len() == name.as_str().len() && it.eq_ignore_ascii_case(name.as_str().as_bytes()) {
-            list.extend_from_slice(value);
-            list.extend_from_slice(b", ");
-        }
-    });
+fn join<'a>(before: impl Iterator<Item = &'a [u8]>, ours: &HeaderValue) -> HeaderValue {
+    let mut list = Vec::new();
+    for value in before {
+        list.extend_from_slice(value);
+        list.extend_from_slice(b", ");
+    }
     if list.is_empty() {
         return ours.clone();
     }
@@ -244,13 +228,7 @@ fn text(text: &str) -> HeaderValue {
 /// Makes a machine's fields those that the client gets.
 pub fn to_client(fields: &mut Fields) {
     match fields {
-        Fields::Came(listed) => {
-            let also = listed_for_connection(listed);
-            let is = |name: &[u8], other: &[u8]| name.eq_ignore_ascii_case(other);
-            listed.retain(|name| {
-                !is_hop_by_hop(name) && !is_one_of(name, &REPLAY_CACHE) && !also.iter().any(|it| is(name, it))
-            });
-        }
+        Fields::Came(listed) => drop_listed(listed, |name| is_one_of(name, &REPLAY_CACHE)),
         Fields::Map(headers) => {
             drop_hop_by_hop(headers, |name| REPLAY_CACHE.contains(&name.as_str()));
             headers.remove(header::TE);
@@ -258,14 +236,15 @@ pub fn to_client(fields: &mut Fields) {
     }
 }
 
-/// The fields that the Connection field says belong to the connection, beside those that always do.
-fn listed_for_connection(listed: &Listed) -> Vec<Vec<u8>> {
-    let lists = listed.iter().filter(|(name, _)| is_one_of(name, &["connection"])).map(|(_, list)| list);
-    let named = lists.flat_map(tokens).filter(|token| {
+/// Drops from a list what [`drop_hop_by_hop`] drops from a map, and `TE` in any case.
+fn drop_listed(listed: &mut Listed, other: impl Fn(&[u8]) -> bool) {
+    let named = listed.all(&header::CONNECTION).flat_map(tokens).filter(|token| {
         let is_end_to_end = || HeaderName::from_bytes(token).is_ok_and(|name| is_end_to_end(&name));
         !is_one_of(token, &["close"]) && !is_hop_by_hop(token) && !is_end_to_end()
     });
-    named.map(<[u8]>::to_vec).collect()
+    // What the Connection field says beside is nothing, mostly.
+    let named: Vec<Vec<u8>> = named.map(<[u8]>::to_vec).collect();
+    listed.retain(|name| !is_hop_by_hop(name) && !other(name) && !named.iter().any(|it| it.eq_ignore_ascii_case(name)));
 }
 
 /// Whether a field belongs to one connection, also where the Connection field does not list it (RFC 9110, 7.6.1).
@@ -284,8 +263,9 @@ fn is_hop_by_hop(name: &[u8]) -> bool {
     }
 }
 
-fn is_one_of(name: &[u8], names: &[&str]) -> bool {
-    names.iter().any(|it| it.len() == name.len() && it.as_bytes().eq_ignore_ascii_case(name))
+/// Whether a name is one of these, in any case.
+pub fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|it| it.as_bytes().eq_ignore_ascii_case(name))
 }
 
 /// Takes away from a list of fields what the platform says in its place. Tells whether it can stand beside them: where
@@ -308,10 +288,9 @@ pub fn clean_trailers(trailers: &mut HeaderMap) {
 
 /// Says that the answer came through us, and in which version of HTTP the machine gave it.
 pub fn pass_on(headers: &mut HeaderMap, version: Version) {
-    let ours = HeaderValue::from_static(via(version));
-    let list = headers.get_all(header::VIA).iter().chain([&ours]).map(HeaderValue::as_bytes);
-    let list = HeaderValue::from_bytes(&list.collect::<Vec<_>>().join(&b", "[..]));
-    headers.insert(header::VIA, list.expect("field values joined by a comma are a field value"));
+    let before = headers.get_all(header::VIA).iter().map(HeaderValue::as_bytes);
+    let list = join(before, &HeaderValue::from_static(via(version)));
+    headers.insert(header::VIA, list);
 }
 
 /// What every answer carries, whoever made it.
@@ -402,12 +381,7 @@ fn dashed(byte: u8) -> u8 {
 
 /// HTTP/2 may send a cookie list in pieces; HTTP/1.1 wants one line (RFC 9113, 8.2.3).
 fn join_cookies(fields: &mut Fields) {
-    let mut pieces: Vec<&[u8]> = Vec::new();
-    fields.each(|name, value| {
-        if name.len() == 6 && name.eq_ignore_ascii_case(b"cookie") {
-            pieces.push(value);
-        }
-    });
+    let pieces: Vec<&[u8]> = fields.all(&header::COOKIE).collect();
     if pieces.len() > 1 {
         let joined = HeaderValue::from_bytes(&pieces.join(&b"; "[..]));
         let joined = joined.expect("field values joined by a semicolon are a field value");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version, header::HOST};
 
 use crate::{Refusal, http1::Fields};
 
@@ -22,13 +22,9 @@ impl Host {
     pub fn of(uri: &Uri, version: Version, fields: &Fields, secured: Option<&str>) -> Result<Self, Refusal> {
         let secured = secured.filter(|_| version <= Version::HTTP_10);
         let bad = |reason| Refusal::BadHost { reason };
-        let (mut field, mut count) = (None, 0);
-        fields.each(|name, value| {
-            if name.len() == 4 && name.eq_ignore_ascii_case(b"host") {
-                (field, count) = (Some(value), count + 1);
-            }
-        });
-        if count > 1 {
+        let mut hosts = fields.all(&HOST);
+        let field = hosts.next();
+        if hosts.next().is_some() {
             return Err(bad("it has more than one Host field"));
         }
         let not_a_name = || bad("its Host field is not a host name");
@@ -123,7 +119,7 @@ fn is_address(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderMap, header::HOST};
+    use http::HeaderMap;
     use proptest::prelude::*;
 
     use super::*;

@@ -27,13 +27,8 @@ pub enum Format {
 impl Format {
     /// What a request says it accepts; lines if it says nothing.
     pub fn of(fields: &Fields) -> Self {
-        let mut format = None;
-        fields.each(|name, list| {
-            if name.len() == 6 && name.eq_ignore_ascii_case(b"accept") {
-                format = format.or_else(|| list.split(|byte| *byte == b',').find_map(Self::of_kind));
-            }
-        });
-        format.unwrap_or(Self::Text)
+        let mut kinds = fields.all(&header::ACCEPT).flat_map(|list| list.split(|byte| *byte == b','));
+        kinds.find_map(Self::of_kind).unwrap_or(Self::Text)
     }
 
     fn of_kind(kind: &[u8]) -> Option<Self> {

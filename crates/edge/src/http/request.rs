@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     answer::{Answer, Dress},
     body::{ClientBody, MachineBody, ResponseBody},
-    headers::{self, ClientFields, Own, OwnFields},
+    headers::{self, ClientFields, OwnFields},
     host::{Host, check_target},
     inbound::Inbound,
     leave,
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     Fault, Refusal,
-    account::Account,
+    account::{Account, Trace},
     choose::{Chosen, Search},
     context::{Context, Destination},
     limits::{AnswerBegun, Paced},
@@ -144,7 +144,7 @@ fn route<'a>(
     match context.destination(&host.name) {
         Destination::Platform(platform) if [catalog::HTTP_PORT, catalog::HTTPS_PORT].contains(&client.port) => {
             let common = client.fields(&context.region_field);
-            let own = prepare(&mut request, common, &host, Own { id, trace: account.trace() });
+            let own = prepare(&mut request, common, &host, (id, account.trace()));
             let headers = request.fields.map_mut();
             own.put(headers);
             common.put(headers);
@@ -172,7 +172,7 @@ fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
 }
 
 /// Makes a request what a machine gets: a target in origin form, and none of the fields that the platform says.
-fn prepare(request: &mut Inbound, common: &ClientFields, host: &Host, own: Own<'_>) -> OwnFields {
+fn prepare(request: &mut Inbound, common: &ClientFields, host: &Host, own: (&RequestId, Trace)) -> OwnFields {
     let own = headers::to_machine(&mut request.fields, request.version, common, host, own);
     request.uri = Uri::from(origin_form(&request.uri));
     request.version = Version::HTTP_11;
@@ -248,8 +248,7 @@ impl<'a> Visitor<'a> {
         }
         let wish = prefer::wish_of(&request.fields).inspect_err(tell)?;
         let common = self.busy.0.fields(&self.context.region_field);
-        let own = Own { id: self.id, trace: self.account.trace() };
-        let own = prepare(&mut request, common, &self.host, own);
+        let own = prepare(&mut request, common, &self.host, (self.id, self.account.trace()));
         if let Some(upgrade) = &upgrade {
             upgrade.put(&mut request);
         }

@@ -125,10 +125,7 @@ impl Upgrade {
 /// The protocol that an HTTP/1.1 request wants to upgrade to. HTTP/2 in the clear is not one of them: it would carry
 /// requests past the edge.
 fn wanted(version: Version, fields: &Fields) -> Option<HeaderValue> {
-    let mut asks = false;
-    fields.each(|name, list| {
-        asks |= name.eq_ignore_ascii_case(header::CONNECTION.as_str().as_bytes()) && has_token(list, "upgrade");
-    });
+    let asks = fields.all(&header::CONNECTION).any(|list| has_token(list, "upgrade"));
     let protocol = fields.first(&header::UPGRADE).filter(|_| asks && version == Version::HTTP_11)?;
     let is_h2c = has_token(protocol, "h2c");
     let protocol = HeaderValue::from_bytes(protocol).ok()?;

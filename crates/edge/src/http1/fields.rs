@@ -8,6 +8,8 @@
 //! Most messages pass with hardly a field changed. They are kept as places in the head that was read: nothing is copied,
 //! hashed or counted until somebody has to change what a list cannot, who makes a map of it.
 
+use std::iter;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -31,18 +33,27 @@ impl Fields {
         }
     }
 
+    /// The values of all of this name.
+    pub fn all<'a, 'n>(&'a self, name: &'n HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let (mut came, mut mapped) = match self {
+            Self::Came(listed) => (Some(listed.all(name)), None),
+            Self::Map(map) => (None, Some(map.get_all(name).into_iter())),
+        };
+        iter::from_fn(move || match &mut came {
+            Some(came) => came.next(),
+            None => mapped.as_mut()?.next().map(HeaderValue::as_bytes),
+        })
+    }
+
     /// The value of the first one of this name.
     pub fn first(&self, name: &HeaderName) -> Option<&[u8]> {
-        match self {
-            Self::Came(listed) => listed.iter().find(|(it, _)| is_same(it, name)).map(|(_, value)| value),
-            Self::Map(map) => map.get(name).map(HeaderValue::as_bytes),
-        }
+        self.all(name).next()
     }
 
     /// Takes out all of this name.
     pub fn remove(&mut self, name: &HeaderName) {
         match self {
-            Self::Came(listed) => listed.retain(|it| !is_same(it, name)),
+            Self::Came(listed) => listed.retain(|it| !it.eq_ignore_ascii_case(name.as_str().as_bytes())),
             Self::Map(map) => drop(map.remove(name)),
         }
     }
@@ -73,10 +84,6 @@ impl Fields {
             Self::Map(map) => map,
         }
     }
-}
-
-fn is_same(came: &[u8], name: &HeaderName) -> bool {
-    came.eq_ignore_ascii_case(name.as_str().as_bytes())
 }
 
 /// Fields as places in the head that they came in.
@@ -123,6 +130,12 @@ impl Listed {
     /// Each name, in the case that it came in, and its value.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.places.iter().map(|place| (self.at(place.name), self.at(place.value)))
+    }
+
+    /// The values of all of this name.
+    pub fn all<'a, 'n>(&'a self, name: &'n HeaderName) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
+        let name = name.as_str().as_bytes();
+        self.iter().filter(move |(it, _)| it.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// Keeps those whose names are to be kept.

@@ -381,6 +381,7 @@ fn source(from: &Orderer, state: Option<&str>) -> HeaderValue {
 
 /// The value of a cookie.
 fn cookie<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
+    // A machine gets them in one line.
     let list = fields.first(&http::header::COOKIE)?;
     let mut pairs = list.split(|byte| *byte == b';').filter_map(|pair| {
         let equals = pair.iter().position(|byte| *byte == b'=')?;

@@ -211,7 +211,7 @@ impl Dialer {
             },
         };
         let home = chosen.reuse.then(|| Home { pool: target.pool.clone(), epoch: *epoch, keeper: self.keeper.clone() });
-        match exchange(link, head, body, (self.patience, now), home, interim).await {
+        match exchange(link, head, body, self.patience, now, home, interim).await {
             Ok(answer) => {
                 target.worked(now);
                 Ok(answer)
@@ -225,7 +225,7 @@ impl Dialer {
         let stream = TcpStream::connect(server).await.ok()?;
         machine.metrics().connects.one();
         let link = Link::new(Line::Left(stream), machine.clone());
-        exchange(link, head, RequestBody::default(), (self.patience, Instant::now()), None, &Interim::Not).await.ok()
+        exchange(link, head, RequestBody::default(), self.patience, Instant::now(), None, &Interim::Not).await.ok()
     }
 
     fn lost(&self, target: &Target, why: Why) -> Refusal {

@@ -114,7 +114,8 @@ pub async fn exchange(
     link: Box<Link>,
     head: &Head,
     body: RequestBody,
-    (patience, now): (Patience, Instant),
+    patience: Patience,
+    now: Instant,
     home: Option<Home>,
     interim: &Interim,
 ) -> Result<Answered, Lost> {

@@ -47,22 +47,14 @@ async fn world(first: &'static str) -> (World, mpsc::UnboundedReceiver<String>) 
     (world, gets)
 }
 
-async fn head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(within(stream.read_u8()).await.unwrap());
-    }
-    String::from_utf8(head).unwrap().to_lowercase()
-}
-
 #[tokio::test]
 async fn a_machine_that_wants_it_asks_the_client_for_it() {
     let (world, mut gets) = world("HTTP/1.1 100 Continue\r\n\r\n").await;
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     client.write_all(ASKED).await.unwrap();
-    assert_eq!(head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
+    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
     client.write_all(b"hello").await.unwrap();
-    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }
 
@@ -72,7 +64,7 @@ async fn a_machine_that_does_not_want_it_never_gets_it_and_the_client_never_send
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     client.write_all(ASKED).await.unwrap();
     // The connection cannot go on: its client may send the content after all, or another request.
-    let answer = head(&mut client).await;
+    let answer = read_head(&mut client).await;
     assert!(answer.starts_with("http/1.1 401 ") && answer.contains("connection: close\r\n"), "{answer}");
     assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0);
     assert_eq!(within(gets.recv()).await.unwrap(), "");
@@ -83,11 +75,11 @@ async fn a_machine_that_answers_well_at_once_may_still_read_it() {
     let (world, mut gets) = world("HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\n").await;
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     client.write_all(ASKED).await.unwrap();
-    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
     client.write_all(b"hello").await.unwrap();
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
     // Nothing stands between the head and its content.
-    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
 }
 
 #[tokio::test]
@@ -98,9 +90,9 @@ async fn a_machine_that_knows_nothing_of_it_gets_it_after_a_while() {
     let began = Instant::now();
     let early = timeout(Duration::from_millis(500), client.read_u8()).await;
     assert!(early.is_err(), "nobody has said that it is wanted");
-    assert_eq!(head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
+    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
     assert!(began.elapsed() >= Duration::from_millis(900));
     client.write_all(b"hello").await.unwrap();
-    assert!(head(&mut client).await.starts_with("http/1.1 200 "));
+    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }

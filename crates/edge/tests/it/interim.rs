@@ -51,25 +51,17 @@ async fn world() -> (World, Arc<Semaphore>) {
     (world, gate)
 }
 
-async fn head(stream: &mut TcpStream) -> String {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(within(stream.read_u8()).await.unwrap());
-    }
-    String::from_utf8(head).unwrap().to_lowercase()
-}
-
 #[tokio::test]
 async fn interim_answers_come_before_the_answer_as_soon_as_they_are_said() {
     let (world, gate) = world().await;
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     for _ in 0..2 {
         client.write_all(b"GET / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n").await.unwrap();
-        assert_eq!(head(&mut client).await, "http/1.1 102 processing\r\n\r\n");
-        let hint = head(&mut client).await;
+        assert_eq!(read_head(&mut client).await, "http/1.1 102 processing\r\n\r\n");
+        let hint = read_head(&mut client).await;
         assert_eq!(hint, "http/1.1 103 early hints\r\nlink: </style.css>; rel=preload\r\n\r\n");
         gate.add_permits(1);
-        assert!(head(&mut client).await.starts_with("http/1.1 200 ok\r\n"));
+        assert!(read_head(&mut client).await.starts_with("http/1.1 200 ok\r\n"));
         let mut body = [0; 4];
         within(client.read_exact(&mut body)).await.unwrap();
         assert_eq!(&body, b"done");

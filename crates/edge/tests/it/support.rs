@@ -36,6 +36,7 @@ use model::{
 };
 use tempfile::TempDir;
 use tokio::{
+    io::AsyncReadExt,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
@@ -59,6 +60,15 @@ pub fn fresh_ip() -> Ipv4Addr {
 /// Waits for something that takes a moment, but not for ever.
 pub async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.expect("it hangs")
+}
+
+/// The head of the next message, in lower case.
+pub async fn read_head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(within(stream.read_u8()).await.unwrap());
+    }
+    String::from_utf8(head).unwrap().to_lowercase()
 }
 
 /// Asks again and again until it is so.

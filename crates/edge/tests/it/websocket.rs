@@ -52,11 +52,7 @@ const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: chat.dunlin.localhost\r\nConnec
 pub async fn open(world: &World) -> TcpStream {
     let mut stream = TcpStream::connect(world.http()).await.unwrap();
     stream.write_all(HANDSHAKE.as_bytes()).await.unwrap();
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(within(stream.read_u8()).await.unwrap());
-    }
-    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let head = read_head(&mut stream).await;
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
     stream

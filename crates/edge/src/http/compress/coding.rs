@@ -60,13 +60,11 @@ struct Accepted {
 impl Accepted {
     /// What the request says, if it says anything.
     fn of(fields: &Fields) -> Option<Self> {
-        let mut accepted = None;
-        fields.each(|name, list| {
-            if name.len() == 15 && name.eq_ignore_ascii_case(header::ACCEPT_ENCODING.as_str().as_bytes()) {
-                accepted.get_or_insert_with(Self::default).hear(std::str::from_utf8(list).unwrap_or_default());
-            }
-        });
-        accepted
+        let mut lists = fields.all(&header::ACCEPT_ENCODING).peekable();
+        lists.peek()?;
+        let mut accepted = Self::default();
+        lists.for_each(|list| accepted.hear(std::str::from_utf8(list).unwrap_or_default()));
+        Some(accepted)
     }
 
     fn hear(&mut self, list: &str) {

@@ -3,7 +3,10 @@
 use http::{HeaderName, StatusCode, header};
 use hyper::body::SizeHint;
 
-use crate::{http::headers::has_token, http1::Fields};
+use crate::{
+    http::headers::{has_token, is_one_of},
+    http1::Fields,
+};
 
 /// Below this many bytes a packet is a packet; answers whose length nobody knows are taken for longer.
 const MIN_BYTES: u64 = 512;
@@ -39,13 +42,7 @@ const VOUCHING: [&str; 4] = ["content-digest", "content-md5", "digest", "repr-di
 
 /// Whether a message says that nobody on the way may change its content (RFC 9111, 5.2).
 pub fn forbids_transform(fields: &Fields) -> bool {
-    let mut forbids = false;
-    fields.each(|name, list| {
-        forbids |= name.len() == 13
-            && name.eq_ignore_ascii_case(header::CACHE_CONTROL.as_str().as_bytes())
-            && has_token(list, "no-transform");
-    });
-    forbids
+    fields.all(&header::CACHE_CONTROL).any(|list| has_token(list, "no-transform"))
 }
 
 /// What is to be done with an answer.
@@ -77,10 +74,7 @@ pub fn look(status: StatusCode, fields: &Fields, size: &SizeHint) -> Fit {
             }
             13 if is(header::CONTENT_RANGE) => forbidden = true,
             13 if is(header::CACHE_CONTROL) => forbidden |= has_token(value, "no-transform"),
-            length => {
-                let vouches = |it: &&str| it.len() == length && it.as_bytes().eq_ignore_ascii_case(name);
-                forbidden |= VOUCHING.iter().any(vouches);
-            }
+            _ => forbidden |= is_one_of(name, &VOUCHING),
         }
     });
     match codings {
