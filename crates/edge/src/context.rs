@@ -8,8 +8,6 @@ use std::{
 use api::internal::{MaintenanceNotice, Wake};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
-use hyper::server::conn::http2;
-use hyper_util::rt::TokioExecutor;
 use model::{AppName, Region};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -66,8 +64,6 @@ pub struct Context {
     pub compressor: Compressor,
     /// Proves who we are to clients.
     pub certificates: Certificates,
-    /// Speaks HTTP/2 with clients.
-    pub server: http2::Builder<TokioExecutor>,
     /// Peers that say whom their connections come from.
     pub trusted_proxies: Vec<TrustedProxy>,
     /// The PostgreSQL sessions that can be cancelled.
@@ -90,7 +86,7 @@ pub struct Context {
     /// Whoever connects is let in from when this is cancelled.
     pub opened: CancellationToken,
     /// Whoever connects is left to another process; whoever is here may stay.
-    pub retiring: CancellationToken,
+    pub retiring: Signal,
     /// The same, for whoever asks at each request.
     pub leaving: AtomicBool,
     /// What is said of HTTP/3 in answers (RFC 7838); set if it is spoken.

@@ -164,7 +164,7 @@ impl Edge {
     /// request can be lost: after the next answer (HTTP/1), or when both sides have agreed on it (HTTP/2).
     pub async fn retire(&self, deadline: Duration, last: Duration) {
         self.context.leaving.store(true, Relaxed);
-        self.context.retiring.cancel();
+        self.context.retiring.give();
         let _ = tokio::time::timeout(deadline, self.context.limits.admission.empty()).await;
         self.shutdown(last).await;
     }
@@ -242,7 +242,6 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         compressor: http::Compressor::default(),
         kept: KeepBounds::new(options.bounds.kept_bytes, options.bounds.kept_bytes_overall),
         certificates,
-        server: http::server(&options.bounds),
         trusted_proxies: options.trusted_proxies.clone(),
         cancels: Arc::default(),
         keeps_sources: OnceLock::new(),
@@ -253,7 +252,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         limits: Limits::new(&options.bounds),
         https_port: OnceLock::new(),
         opened: CancellationToken::new(),
-        retiring: stopping.child_token(),
+        retiring: Signal::new(stopping.child_token()),
         leaving: AtomicBool::new(false),
         alternative: OnceLock::new(),
         stopping: Signal::new(stopping),
@@ -265,7 +264,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
 
 fn listen(context: &Arc<Context>, listeners: Vec<Arc<TcpListener>>, port: u16) {
     for listener in listeners {
-        context.tasks.spawn(accept(context.clone(), listener, port, context.retiring.clone()));
+        context.tasks.spawn(accept(context.clone(), listener, port, context.retiring.token().clone()));
     }
 }
 

@@ -14,11 +14,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, Empty, Interest},
+    io::{AsyncRead, AsyncWrite, DuplexStream, Empty, Interest},
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
@@ -92,12 +90,11 @@ impl<S: Stream> Stream for Guarded<S> {
 }
 
 impl Stream for TlsStream<TcpStream> {}
-impl Stream for TokioIo<Upgraded> {}
+/// A stream of a connection over HTTP/2, as a tunnel.
+impl Stream for DuplexStream {}
 impl Stream for Tunnel {}
 /// In the place of a connection that was handed over.
 impl Stream for Empty {}
-#[cfg(test)]
-impl Stream for tokio::io::DuplexStream {}
 
 thread_local! {
     static KEPT: RefCell<Vec<Ends>> = const { RefCell::new(Vec::new()) };

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     context::Context,
-    http::Upgrade,
+    http::{HandedOver, Upgrade},
     http1::Prefixed,
     machine::Lease,
     upstream::Line,
@@ -26,7 +26,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// `busy` keeps the client's connection from lying idle meanwhile.
 pub async fn run<T>(context: Arc<Context>, upgrade: Upgrade, machine: Prefixed<Line>, lease: Lease, busy: T) {
     let websocket = upgrade.is_websocket();
-    let Some((client, _held)) = upgrade.client.open().await else { return };
+    let Ok(HandedOver { stream: client, held: _held }) = upgrade.client.await else { return };
     let mut closing = lease.target.machine.closing();
     let asked = async {
         tokio::select! {

@@ -12,10 +12,7 @@ use std::{
 use api::public::edge::EdgeConnection;
 use tokio::time::Instant;
 
-use crate::{
-    limits::{Place, Stalls, Taken},
-    machine::AppState,
-};
+use crate::{limits::Place, machine::AppState};
 
 /// The table is kept in so many parts, so that threads do not wait for each other.
 const PARTS: usize = 16;
@@ -36,8 +33,6 @@ pub struct Connection {
     pub since: Instant,
     /// The first app that something over it was for, and its place among that app's connections.
     app: OnceLock<(Arc<AppState>, Place)>,
-    /// Its answers that wait for the client, if it carries many at a time.
-    stalls: OnceLock<Box<Stalls>>,
     requests: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
@@ -55,7 +50,6 @@ impl Connection {
             secured,
             since: Instant::now(),
             app: OnceLock::new(),
-            stalls: OnceLock::new(),
             requests: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
@@ -72,16 +66,6 @@ impl Connection {
     /// The app it is for, once that is known.
     pub fn app(&self) -> Option<&Arc<AppState>> {
         self.app.get().map(|(app, _)| app)
-    }
-
-    /// An answer begins that shares the connection with others.
-    pub fn answers(&self) -> Taken {
-        self.stalls.get_or_init(Box::default).enter(Instant::now())
-    }
-
-    /// The answers that share it, if any do.
-    pub fn stalls(&self) -> Option<&Stalls> {
-        self.stalls.get().map(|stalls| &**stalls)
     }
 
     /// A request came.

@@ -89,11 +89,16 @@ impl Signature {
 
     /// Says so in lines of their own, where none of the fields says anything of the kind.
     pub fn write(&self, text: &mut BytesMut) {
-        write_field(text, "via", headers::via(self.version).as_bytes());
-        write_field(text, "server", headers::SERVER.as_bytes());
-        write_field(text, headers::FLY_REQUEST_ID.as_str(), self.id.as_str().as_bytes());
+        self.each(|name, value| write_field(text, name, value));
+    }
+
+    /// Shows each name and its value.
+    pub fn each(&self, mut see: impl FnMut(&str, &[u8])) {
+        see("via", headers::via(self.version).as_bytes());
+        see("server", headers::SERVER.as_bytes());
+        see(headers::FLY_REQUEST_ID.as_str(), self.id.as_str().as_bytes());
         if let Some(alternative) = &self.alternative {
-            write_field(text, "alt-svc", alternative.as_bytes());
+            see("alt-svc", alternative.as_bytes());
         }
     }
 }

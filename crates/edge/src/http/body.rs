@@ -9,14 +9,12 @@ use std::{
 use bytes::Bytes;
 use http_body_util::{Full, combinators::UnsyncBoxBody};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
 
 use super::{compress::Compressed, headers, request::What, serve::Busy};
 use crate::{
     Refusal,
     account::Account,
     context::Context as Shared,
-    limits::Taken,
     machine::{AppState, Lease},
     options::BoxError,
     upstream::{AnswerBody, AnswerContent},
@@ -170,17 +168,13 @@ impl Bulk for ClientBody {
 pub struct ClientBody {
     body: ResponseBody,
     account: Box<Account>,
-    /// Whether the client wants more, where others use its connection meanwhile.
-    taken: Option<Taken>,
     _busy: Busy,
 }
 
 impl ClientBody {
     /// A body whose bytes go into this account.
     pub fn new(body: ResponseBody, account: Box<Account>, busy: Busy) -> Self {
-        let shares = busy.0.multiplexed.is_known() && !body.is_end_stream();
-        let taken = shares.then(|| busy.0.connection.answers());
-        Self { body, account, taken, _busy: busy }
+        Self { body, account, _busy: busy }
     }
 }
 
@@ -189,9 +183,7 @@ impl Body for ClientBody {
     type Error = BoxError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.taken.iter().for_each(Taken::asked);
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
-        self.taken.iter().for_each(|taken| taken.gave(Instant::now()));
         match &frame {
             Some(Ok(frame)) => self.account.went_out(frame.data_ref().map_or(0, Bytes::len)),
             Some(Err(_)) => self.account.failed("PC05"),

@@ -248,7 +248,7 @@ fn drop_listed(listed: &mut Listed, other: impl Fn(&[u8]) -> bool) {
 }
 
 /// Whether a field belongs to one connection, also where the Connection field does not list it (RFC 9110, 7.6.1).
-fn is_hop_by_hop(name: &[u8]) -> bool {
+pub fn is_hop_by_hop(name: &[u8]) -> bool {
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     match name.len() {
         2 => is("te"),

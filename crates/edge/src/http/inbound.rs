@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{Extensions, Method, Request, Uri, Version, request};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::connection::Content;
+use super::{connection::Content, multiplex};
 use crate::{http1::Fields, http3, options::BoxError};
 
 /// A request as it comes from a client.
@@ -52,14 +52,16 @@ pub enum InboundBody {
     /// Over HTTP/1.
     Connection(Content),
     /// Over HTTP/2.
-    Stream(Incoming),
+    Stream(multiplex::Content),
+    /// Over HTTP/2 from an edge elsewhere.
+    Hop(Incoming),
     /// Over HTTP/3.
     Http3(Box<http3::RequestBody>),
 }
 
 impl From<Incoming> for InboundBody {
     fn from(body: Incoming) -> Self {
-        Self::Stream(body)
+        Self::Hop(body)
     }
 }
 
@@ -77,7 +79,8 @@ impl Body for InboundBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Connection(body) => Pin::new(body).poll_frame(cx),
-            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+            Self::Hop(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
             Self::Http3(body) => Pin::new(body).poll_frame(cx),
         }
     }
@@ -87,6 +90,7 @@ impl Body for InboundBody {
             Self::Empty => true,
             Self::Connection(body) => body.is_end_stream(),
             Self::Stream(body) => body.is_end_stream(),
+            Self::Hop(body) => body.is_end_stream(),
             Self::Http3(body) => body.is_end_stream(),
         }
     }
@@ -96,6 +100,7 @@ impl Body for InboundBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Connection(body) => body.size_hint(),
             Self::Stream(body) => body.size_hint(),
+            Self::Hop(body) => body.size_hint(),
             Self::Http3(body) => body.size_hint(),
         }
     }

@@ -2,12 +2,11 @@
 //!
 //! `100 Continue` is not one of them: a client is asked for its content by whoever reads that first, once the machine wants
 //! it (see `upstream::exchange`).
-//! Over HTTP/2 none is passed, since the library cannot say it.
 
 use http::{HeaderMap, Response, StatusCode, Version, header};
 use tokio::sync::mpsc;
 
-use super::{connection::Talk, headers};
+use super::{connection::Talk, headers, multiplex::Informant};
 use crate::http1::{Fields, write_answer};
 
 /// How a client is told, if it can be.
@@ -17,6 +16,8 @@ pub enum Interim {
     Not,
     /// Over the connection that its answer will be written to.
     Connection(Talk),
+    /// In a stream of its connection.
+    Multiplexed(Informant),
     /// By whoever writes to its stream.
     Stream(mpsc::Sender<Response<()>>),
 }
@@ -38,6 +39,7 @@ impl Interim {
                 write_answer(text, Version::HTTP_11, status, &fields, false);
                 text.extend_from_slice(b"\r\n");
             }
+            Self::Multiplexed(informant) => informant.tell(status, &fields),
             Self::Stream(stream) => {
                 let mut interim = Response::new(());
                 (*interim.status_mut(), *interim.headers_mut()) = (status, fields.into_map());

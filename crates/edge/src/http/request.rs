@@ -82,7 +82,6 @@ impl Arrival {
         let now = Instant::now();
         let id = RequestId::new(&context.region, now);
         busy.0.connection.request();
-        busy.0.multiplexed.came_by(request.version);
         let account = Account::open(&context.journal, &id, busy.0.ip(), &mut request, now);
         Self { id, account, format: Format::of(&request.fields), request }
     }
@@ -356,6 +355,12 @@ impl Visit<'_> {
         account.answered_by(&chosen.lease.target.machine);
         let Answered { status, version, mut fields, body } = answered;
         headers::to_client(&mut fields);
+        // It would tell the client that its stream is a tunnel (RFC 8441, 5).
+        if status.is_success() && upgrade.as_ref().is_some_and(|upgrade| upgrade.extended) {
+            let machine = chosen.lease.target.machine.id.clone();
+            let reason = "it was asked to switch protocols and answered something else".into();
+            return Err(Refusal::BadAnswer { machine, protocol: "HTTP/1.1", reason });
+        }
         if status != StatusCode::SWITCHING_PROTOCOLS {
             let body = Box::new(MachineBody::new(body, chosen.lease, context.clone(), state, what));
             let answer = Answer { status, fields, signature: None, is_last: false, body };

@@ -1,7 +1,6 @@
 //! One connection of a client that speaks HTTP.
 
 use std::{
-    convert::Infallible,
     future::poll_fn,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -17,33 +16,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use http::HeaderValue;
-use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::time::Instant;
 
 use super::{
     Interim,
     connection::{self, Served},
     headers::ClientFields,
-    leave::Multiplexed,
-    request,
+    multiplex,
 };
 use crate::{
-    Bounds,
     account::{Connection, Counted},
     context::Context,
-    gathered::Gathered,
     http1::{AnyStream, Prefixed},
     limits::Guarded,
     splice::Stream,
 };
-
-/// How long a connection gets to end by itself once it has been asked to.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Requests of one HTTP/2 connection at a time.
-const MAX_STREAMS: u32 = 200;
 
 /// A client, as its connection shows him.
 pub struct Client {
@@ -57,8 +46,6 @@ pub struct Client {
     pub secured: Option<Secured>,
     /// What is counted of the connection.
     pub connection: Arc<Connection>,
-    /// Whether the connection carries many requests at a time.
-    pub multiplexed: Multiplexed,
     activity: Activity,
     fields: OnceLock<Arc<ClientFields>>,
 }
@@ -76,31 +63,13 @@ impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr, port: u16, secured: Option<Secured>) -> Self {
         let name = secured.as_ref().and_then(|secured| secured.name.clone());
         let connection = Arc::new(Connection::new(peer, port, secured.is_some(), name));
-        Self {
-            peer,
-            local,
-            port,
-            secured,
-            connection,
-            multiplexed: Multiplexed::default(),
-            activity: Activity::new(),
-            fields: OnceLock::new(),
-        }
+        Self { peer, local, port, secured, connection, activity: Activity::new(), fields: OnceLock::new() }
     }
 
     /// A client who secures the connection with the app itself, under this server name.
     pub fn passing(peer: SocketAddr, local: SocketAddr, port: u16, name: Option<String>) -> Self {
         let connection = Arc::new(Connection::new(peer, port, true, name));
-        Self {
-            peer,
-            local,
-            port,
-            secured: None,
-            connection,
-            multiplexed: Multiplexed::default(),
-            activity: Activity::new(),
-            fields: OnceLock::new(),
-        }
+        Self { peer, local, port, secured: None, connection, activity: Activity::new(), fields: OnceLock::new() }
     }
 
     /// His address; IPv4 as such, though it came through a socket for both.
@@ -129,19 +98,6 @@ impl Client {
     }
 }
 
-/// How clients are spoken to over HTTP/2.
-pub fn server(bounds: &Bounds) -> http2::Builder<TokioExecutor> {
-    let mut server = http2::Builder::new(TokioExecutor::new());
-    server
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(u32::try_from(bounds.header_bytes).unwrap_or(u32::MAX))
-        .keep_alive_interval(Duration::from_secs(30))
-        .keep_alive_timeout(Duration::from_secs(20))
-        .enable_connect_protocol();
-    server
-}
-
 /// Serves a connection until it ends, lies idle too long, or the edge stops.
 ///
 /// Both the connection and what serves it stand by address: what awaits this future keeps no room for them, and a
@@ -167,36 +123,7 @@ async fn converse(context: Arc<Context>, stream: AnyStream, client: Arc<Client>)
     };
     if let Served::Http2(stream) = served {
         // By address: most connections never need this room.
-        Box::pin(serve_http2(context, stream, client)).await;
-    }
-}
-
-async fn serve_http2(context: Arc<Context>, stream: Prefixed<AnyStream>, client: Arc<Client>) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let (context, client) = (context.clone(), client.clone());
-        // By address, for the same reason: what awaits it is moved about before it runs.
-        let answer = Box::pin(request::answer(context, Busy::new(client), Box::new(request.into())));
-        answer.map(|answer| Ok::<_, Infallible>(answer.into_response()))
-    });
-    let connection = context.server.serve_connection(TokioIo::new(Gathered::new(stream)), service);
-    let mut connection = pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => return log_end(ended, &client),
-        () = context.stopping.cancelled() => {}
-        () = client.activity.idle(context.bounds.idle) => {}
-        () = client.multiplexed.leaves(&context) => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        ended = connection.as_mut() => log_end(ended, &client),
-        () = context.aborting.cancelled() => {}
-        () = client.activity.idle(LAST_WORDS) => {}
-    }
-}
-
-fn log_end(ended: Result<(), hyper::Error>, client: &Client) {
-    if let Err(error) = ended {
-        tracing::debug!(peer = %client.peer, "a connection ended: {}", kit::report::Report(&error));
+        Box::pin(multiplex::serve(&context, stream, &client)).await;
     }
 }
 

@@ -4,42 +4,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode, Version,
     header::{self, HeaderName},
 };
-use hyper::{ext::Protocol, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
 use super::{Inbound, headers::has_token};
 use crate::http1::{AnyStream, Fields, Prefixed};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
-
-/// The client's side of a tunnel, once its connection has been told of the machine's consent.
-pub enum ClientSide {
-    /// Over HTTP/1.1: the connection itself.
-    Connection(oneshot::Receiver<HandedOver>),
-    /// Over HTTP/2: a stream of the connection.
-    Stream(OnUpgrade),
-}
-
-impl ClientSide {
-    /// The client's side as a stream of bytes, and what is to be kept as long as that; nothing if the client went away.
-    pub async fn open(self) -> Option<(Prefixed<AnyStream>, Option<oneshot::Sender<()>>)> {
-        match self {
-            Self::Connection(connection) => {
-                connection.await.ok().map(|HandedOver { stream, held }| (stream, Some(held)))
-            }
-            Self::Stream(stream) => {
-                let stream = Box::new(TokioIo::new(stream.await.ok()?));
-                Some((Prefixed::new(Bytes::new(), stream), None))
-            }
-        }
-    }
-}
 
 /// A connection that was handed over.
 pub struct HandedOver {
@@ -49,19 +23,29 @@ pub struct HandedOver {
     pub held: oneshot::Sender<()>,
 }
 
-/// With a request over HTTP/1.1 that asks for an upgrade: the connection will come this way.
+/// With a request that asks for an upgrade: the connection, or the stream, will come this way.
 #[derive(Clone)]
-pub struct Offer(Arc<Mutex<Option<oneshot::Receiver<HandedOver>>>>);
+pub struct Offer {
+    receiver: Arc<Mutex<Option<oneshot::Receiver<HandedOver>>>>,
+    /// What the stream is to become, by extended `CONNECT`.
+    extended: Option<HeaderValue>,
+}
 
 impl Offer {
-    /// An offer, and where the connection is to be handed over.
+    /// An offer of a connection, and where that is to be handed over.
     pub fn new() -> (oneshot::Sender<HandedOver>, Self) {
         let (sender, receiver) = oneshot::channel();
-        (sender, Self(Arc::new(Mutex::new(Some(receiver)))))
+        (sender, Self { receiver: Arc::new(Mutex::new(Some(receiver))), extended: None })
     }
 
-    fn accept(self) -> Option<ClientSide> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take().map(ClientSide::Connection)
+    /// An offer of a stream that is to become this, and where it is to be handed over.
+    pub fn extended(protocol: HeaderValue) -> (oneshot::Sender<HandedOver>, Self) {
+        let (sender, offer) = Self::new();
+        (sender, Self { extended: Some(protocol), ..offer })
+    }
+
+    fn accept(self) -> Option<oneshot::Receiver<HandedOver>> {
+        self.receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -69,21 +53,21 @@ impl Offer {
 pub struct Upgrade {
     /// What to: `websocket`, usually.
     protocol: HeaderValue,
-    /// The client's side, once both agree.
-    pub client: ClientSide,
+    /// The client's side, once both agree and its connection has been told.
+    pub client: oneshot::Receiver<HandedOver>,
     /// The wish came as an extended `CONNECT`.
-    extended: bool,
+    pub extended: bool,
 }
 
 impl Upgrade {
     /// Takes the wish out of a request; a request without one is left as it is.
     pub fn take(request: &mut Inbound) -> Option<Self> {
         if request.method == Method::CONNECT {
-            let protocol = request.extensions.get::<Protocol>()?;
-            if protocol.as_str() != "websocket" {
+            let offered = request.extensions.get::<Offer>()?.extended.as_ref()?;
+            if offered != "websocket" {
                 return None;
             }
-            let client = ClientSide::Stream(request.extensions.remove::<OnUpgrade>()?);
+            let client = request.extensions.remove::<Offer>()?.accept()?;
             return Some(Self { protocol: HeaderValue::from_static("websocket"), client, extended: true });
         }
         // Where nothing offers the connection there is nothing to read.

@@ -95,9 +95,11 @@ pub struct Listed {
 
 /// Where a name and its value begin, and how long they are.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    name: (u32, u32),
-    value: (u32, u32),
+pub struct Place {
+    /// Of its name.
+    pub name: (u32, u32),
+    /// Of its value.
+    pub value: (u32, u32),
 }
 
 /// The places of fields in a head.
@@ -122,11 +124,16 @@ impl Places {
 
     /// The fields, with the head that they are in.
     pub fn in_head(self, head: Bytes) -> Listed {
-        Listed { head, places: self.0 }
+        Listed::new(head, self.0)
     }
 }
 
 impl Listed {
+    /// Fields that are names and values where these places are in `head`.
+    pub fn new(head: Bytes, places: Vec<Place>) -> Self {
+        Self { head, places }
+    }
+
     /// Each name, in the case that it came in, and its value.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.places.iter().map(|place| (self.at(place.name), self.at(place.value)))

@@ -23,7 +23,7 @@ mod wire;
 pub use alarm::Alarm;
 pub use decode::{Decoder, Piece};
 pub use encode::{Encoder, announce};
-pub use fields::{Fields, Listed};
+pub use fields::{Fields, Listed, Place};
 pub use framing::Framing;
 pub use head::{
     AnswerHead, BadHead, RequestHead, Seen, take_answer, take_request, write_answer, write_field, write_request_fields,

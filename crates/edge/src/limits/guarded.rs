@@ -1,5 +1,4 @@
-//! A client's connection that must not be abused: neither by frames that ask for nothing, nor by answers that are asked
-//! for and not read.
+//! A client's connection that must not be abused by answers that are asked for and not read.
 
 use std::{
     io::{self, IoSlice},
@@ -13,7 +12,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{frames::Frames, pace::Patience};
+use super::pace::Patience;
 use crate::{Refusal, account::Connection, context::Context};
 
 /// A connection that ends when it is abused; the app it is for is told.
@@ -21,11 +20,8 @@ pub struct Guarded<IO> {
     inner: IO,
     context: Arc<Context>,
     connection: Arc<Connection>,
-    frames: Frames,
     patience: Patience,
     alarm: Option<Pin<Box<Sleep>>>,
-    /// When answers that wait for the client are looked at again.
-    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> Guarded<IO> {
@@ -33,7 +29,7 @@ impl<IO> Guarded<IO> {
     pub fn new(inner: IO, context: &Arc<Context>, connection: &Arc<Connection>) -> Self {
         let (context, connection) = (context.clone(), connection.clone());
         let patience = Patience::new(context.bounds.answer_pace);
-        Self { inner, context, connection, frames: Frames::default(), patience, alarm: None, look: None }
+        Self { inner, context, connection, patience, alarm: None }
     }
 
     /// The connection that is guarded.
@@ -54,29 +50,6 @@ impl<IO> Guarded<IO> {
             Err(error) => error,
             Ok(_) => io::ErrorKind::TimedOut.into(),
         })
-    }
-
-    fn read(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.frames.is_another_protocol() {
-            return Ok(());
-        }
-        let now = self.connection.since.elapsed();
-        self.frames.feed(bytes, now).map_err(|flood| self.end(&Refusal::Flood { what: flood.0 }))
-    }
-
-    /// Nothing comes; meanwhile no answer may wait for the client for too long.
-    fn look_at_answers(&mut self, task: &mut Task<'_>) -> Poll<io::Result<()>> {
-        let Some(stalls) = self.connection.stalls() else { return Poll::Pending };
-        let bound = self.context.bounds.stalled_answer;
-        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(bound / 4)));
-        while look.as_mut().poll(task).is_ready() {
-            let now = Instant::now();
-            if stalls.longest(now) >= bound {
-                return Poll::Ready(Err(self.end(&Refusal::SlowReader)));
-            }
-            look.as_mut().reset(now + bound / 4);
-        }
-        Poll::Pending
     }
 
     /// What a write came to; a client that takes nothing is waited for, but not for ever.
@@ -106,11 +79,7 @@ impl<IO> Guarded<IO> {
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Guarded<IO> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Task<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        match Pin::new(&mut self.inner).poll_read(task, buf) {
-            Poll::Ready(read) => Poll::Ready(read.and_then(|()| self.read(&buf.filled()[before..]))),
-            Poll::Pending => self.look_at_answers(task),
-        }
+        Pin::new(&mut self.inner).poll_read(task, buf)
     }
 }
 

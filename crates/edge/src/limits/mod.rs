@@ -10,20 +10,18 @@
 //!   all, beside another flood a third; whoever comes new always finds some.
 //! - **Rates** are meters of one number each ([`rate`]), kept in tables whose memory does not grow ([`table`]).
 //! - **Slow peers** are waited for with a patience that they use up ([`pace`]): for the body of a request ([`paced`]), for
-//!   a reader of answers ([`guarded`]), for one answer among many of a connection ([`stall`]).
-//! - **What asks for nothing** over HTTP/2 is bounded for each connection ([`frames`]).
+//!   a reader of answers ([`guarded`]). One answer among many of a connection, and what asks for nothing over HTTP/2, are
+//!   bounded where they are known (`http::multiplex`, `http2`).
 //! - **Who counts as one** ([`source`]): a *source* is an IPv4 address or an IPv6 /64, what one customer of a network has;
 //!   a *range* is an IPv4 /24 or an IPv6 /48, what one can get hold of at a time.
 
 mod admission;
-mod frames;
 mod guarded;
 mod pace;
 mod paced;
 mod rate;
 mod share;
 mod source;
-mod stall;
 mod table;
 
 use std::{net::IpAddr, sync::Arc};
@@ -33,14 +31,12 @@ use tokio::time::Instant;
 use self::table::RateTable;
 pub use self::{
     admission::{Admission, Admitted},
-    frames::{Flood, Frames},
     guarded::Guarded,
     pace::{Pace, Patience},
     paced::{AnswerBegun, Paced, TooSlow},
-    rate::Rate,
+    rate::{Meter, Rate},
     share::{Place, Shares},
     source::{Network, source_of},
-    stall::{Stalls, Taken},
 };
 use crate::{
     Bounds, Refusal, Subnet,

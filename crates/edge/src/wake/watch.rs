@@ -50,7 +50,7 @@ pub fn watch(context: &Arc<Context>, route: &Arc<MachineRoute>) {
     let epoch = machine.epoch();
     let watch = Watch { context: context.clone(), route: route.clone(), machine, epoch, rule, after };
     // A process that retires leaves this to the one that takes over.
-    let retiring = context.retiring.clone();
+    let retiring = context.retiring.token().clone();
     context.tasks.spawn(async move {
         retiring.run_until_cancelled(watch.run()).await;
     });

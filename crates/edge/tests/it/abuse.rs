@@ -16,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use crate::support::*;
+use crate::{http2::frame, support::*};
 
 /// Impatient enough for a test.
 const PACE: Pace = Pace { bytes_per_second: 1_000_000, grace: Duration::from_millis(300) };
@@ -111,11 +111,6 @@ async fn an_answer_whose_window_stays_closed_gives_its_place_free() {
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
 
 /// `GET /` of an app, in HPACK without compression.
 fn get(app: &str) -> Vec<u8> {

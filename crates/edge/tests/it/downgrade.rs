@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{http3::connect_quic, smuggling::recorder, support::*};
+use crate::{http2, http3::connect_quic, smuggling::recorder, support::*};
 
 /// A body that would be a request if it were read as one.
 const HIDDEN: &str = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n";
@@ -67,19 +67,6 @@ fn fields(case: Fields) -> Vec<(String, String)> {
     usual.chain(case.iter().copied()).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Literal fields of HPACK (RFC 7541, 6.2.2).
-fn hpack(fields: &[(String, String)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0);
-        for text in [name, value] {
-            block.push(u8::try_from(text.len()).unwrap());
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
-}
-
 /// Literal fields of QPACK (RFC 9204, 4.5.6), after a prefix that names no dynamic table.
 fn qpack(fields: &[(String, String)]) -> Vec<u8> {
     let mut block = vec![0, 0];
@@ -95,12 +82,6 @@ fn qpack(fields: &[(String, String)]) -> Vec<u8> {
     block
 }
 
-/// A frame of HTTP/2 (RFC 9113, 4.1).
-fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 /// A frame of HTTP/3 (RFC 9114, 7.1).
 fn h3_frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = (0x4000 | u16::try_from(payload.len()).unwrap()).to_be_bytes();
@@ -112,9 +93,9 @@ async fn by_h2(world: &World, fields: &[(String, String)]) {
     let mut stream = TcpStream::connect(world.http()).await.unwrap();
     let request = [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        h2_frame(0x4, 0, 0, &[]),
-        h2_frame(0x1, 0x4, 1, &hpack(fields)),
-        h2_frame(0x0, 0x1, 1, HIDDEN.as_bytes()),
+        http2::frame(0x4, 0, 0, &[]),
+        http2::frame(0x1, 0x4, 1, &http2::block(fields)),
+        http2::frame(0x0, 0x1, 1, HIDDEN.as_bytes()),
     ];
     stream.write_all(&request.concat()).await.unwrap();
     let answered = async {

@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::support::*;
+use crate::{http2, support::*};
 
 const ASKED: &[u8] =
     b"POST / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
@@ -95,4 +95,30 @@ async fn a_machine_that_knows_nothing_of_it_gets_it_after_a_while() {
     client.write_all(b"hello").await.unwrap();
     assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn over_http_2_it_is_asked_for_when_the_machine_wants_it() {
+    let (world, mut gets) = world("HTTP/1.1 100 Continue\r\n\r\n").await;
+    let mut client = http2::Client::connect(&world, &[]).await;
+    let fields = [("expect", "100-continue"), ("content-length", "5")];
+    client.say(&[http2::frame(1, 4, 1, &http2::request("POST", "shop.dunlin.localhost", &fields))]).await;
+    assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("100"));
+    client.say(&[http2::frame(0, 1, 1, b"hello")]).await;
+    assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("200"));
+    assert_eq!(within(gets.recv()).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn over_http_2_it_is_not_asked_for_if_the_machine_refuses_first() {
+    let (world, mut gets) = world("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
+    let mut client = http2::Client::connect(&world, &[]).await;
+    let fields = [("expect", "100-continue"), ("content-length", "5")];
+    client.say(&[http2::frame(1, 4, 1, &http2::request("POST", "shop.dunlin.localhost", &fields))]).await;
+    let answer = client.hear_of(1).await.unwrap();
+    assert_eq!((answer.field(":status"), answer.flags & 1), (Some("401"), 1));
+    // The client need not send it, and the connection goes on.
+    let reset = client.hear_of(3).await.unwrap();
+    assert_eq!((reset.stream, &reset.payload[..]), (1, &[0, 0, 0, 0][..]));
+    assert_eq!(within(gets.recv()).await.unwrap(), "");
 }

@@ -9,7 +9,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{http3, support::*};
+use crate::{http2, http3, support::*};
 
 const HINT: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nConnection: x-private\r\n\
     X-Private: 1\r\nContent-Length: 7\r\nFly-Replay-Cache: /*\r\n\r\n";
@@ -69,19 +69,33 @@ async fn interim_answers_come_before_the_answer_as_soon_as_they_are_said() {
 }
 
 #[tokio::test]
-async fn whoever_knows_none_or_cannot_be_told_gets_the_answer_alone() {
+async fn whoever_knows_none_gets_the_answer_alone() {
     let (world, gate) = world().await;
-    gate.add_permits(2);
+    gate.add_permits(1);
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     client.write_all(b"GET / HTTP/1.0\r\nHost: shop.dunlin.localhost\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     within(client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.0 200 ") && answer.ends_with("\r\n\r\ndone"), "{answer}");
-    let mut sender = connect_h2(world.http()).await;
-    let request =
-        http::Request::get("http://shop.dunlin.localhost/").body(http_body_util::Empty::<bytes::Bytes>::new());
-    let answer = within(sender.send_request(request.unwrap())).await.unwrap();
-    assert_eq!(Answer::read(answer).await.unwrap().body, "done");
+}
+
+#[tokio::test]
+async fn they_come_over_http_2_too() {
+    let (world, gate) = world().await;
+    let mut client = http2::Client::connect(&world, &[]).await;
+    for id in [1, 3] {
+        let fields = http2::request("GET", "shop.dunlin.localhost", &[]);
+        client.say(&[http2::frame(1, 5, id, &fields)]).await;
+        assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("102"));
+        let hint = client.hear_of(1).await.unwrap();
+        let link = (":status".to_owned(), "103".to_owned());
+        assert_eq!(hint.fields, [link, ("link".into(), "</style.css>; rel=preload".into())]);
+        assert_eq!((hint.stream, hint.flags & 1), (id, 0), "an answer follows");
+        gate.add_permits(1);
+        let answer = client.hear_of(1).await.unwrap();
+        assert_eq!((answer.stream, answer.field(":status")), (id, Some("200")));
+        assert_eq!(client.hear_of(0).await.unwrap().payload, b"done");
+    }
 }
 
 #[tokio::test]

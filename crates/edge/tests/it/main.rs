@@ -13,6 +13,7 @@ mod follow;
 mod host;
 mod hostnames;
 mod http;
+mod http2;
 mod http3;
 mod interim;
 mod limits;

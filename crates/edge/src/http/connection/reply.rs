@@ -1,12 +1,10 @@
 //! Writing an answer to a client's connection.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::SystemTime,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -15,7 +13,7 @@ use hyper::body::{Body, Frame};
 
 use super::content::{Conversation, Talk};
 use crate::{
-    http::{answer::Answer, body::Bulk},
+    http::{answer::Answer, body::Bulk, date::with_date},
     http1::{Encoder, Framing, RequestHead, announce, write_answer, write_field},
     options::BoxError,
     splice::Pipe,
@@ -186,18 +184,4 @@ fn write_head<B>(text: &mut BytesMut, answer: &Answer<B>, asked: &Asked, may_go_
         _ => {}
     }
     keeps_alive
-}
-
-/// The date as answers tell it. It is written anew once a second.
-fn with_date<T>(read: impl FnOnce(&str) -> T) -> T {
-    thread_local! {
-        static DATE: RefCell<(u64, String)> = RefCell::default();
-    }
-    let now = kit::clock::unix_ms() / 1000;
-    DATE.with_borrow_mut(|(at, text)| {
-        if *at != now {
-            (*at, *text) = (now, httpdate::fmt_http_date(SystemTime::now()));
-        }
-        read(text)
-    })
 }
