@@ -76,4 +76,4 @@ pub use stream::postgres::keys::{KeyScan, Scanned};
 pub use subnet::{BadSubnet, Subnet};
 pub use websocket::Frames as WebSocketFrames;
 pub use wish::Place;
-pub use worker::{Backhaul, Credentials, Identity};
+pub use worker::{Backhaul, Credentials, Identity, letters};

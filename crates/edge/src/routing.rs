@@ -107,10 +107,12 @@ impl App {
 
     /// A public port by which a machine is reached at this port inside the guest.
     pub fn public_port(&self, machine: &MachineId, internal_port: u16) -> Option<u16> {
-        let leads_there = |port: &PortRoute| {
-            port.backends.iter().any(|it| it.machine.id == *machine && it.internal_port == internal_port)
-        };
-        self.route.ports.iter().find(|(_, port)| leads_there(port)).map(|(port, _)| *port)
+        leading_to(&self.route.ports, machine, internal_port)
+    }
+
+    /// The same for datagrams.
+    pub fn public_datagram_port(&self, machine: &MachineId, internal_port: u16) -> Option<u16> {
+        leading_to(&self.route.datagrams, machine, internal_port)
     }
 
     /// Whether a machine that meets a wish may soon take traffic on a public port, though none does now.
@@ -305,9 +307,7 @@ impl Registry {
 
     /// The machines behind a port, dialed at the service's internal port, or at another one.
     fn ready(&mut self, app: &AppState, port: &PortRoute, at: Option<u16>) -> Vec<Candidate> {
-        // Datagrams pass to machines of this host only: an address of another host's means something else here.
-        let may = |machine: &MachineRoute| at.is_none() || self.hops.worker(machine).is_none();
-        let ready = port.backends.iter().filter(|backend| backend.machine.is_ready() && may(&backend.machine));
+        let ready = port.backends.iter().filter(|backend| backend.machine.is_ready());
         let ready: Vec<_> = ready.collect();
         let candidates = ready.into_iter().map(|backend| Candidate {
             route: backend.machine.clone(),
@@ -340,6 +340,14 @@ impl Registry {
         self.places.insert(region.clone(), place);
         place
     }
+}
+
+/// Which of these ports leads to this port of a machine.
+fn leading_to(ports: &BTreeMap<u16, Arc<PortRoute>>, machine: &MachineId, internal_port: u16) -> Option<u16> {
+    let leads_there = |port: &PortRoute| {
+        port.backends.iter().any(|it| it.machine.id == *machine && it.internal_port == internal_port)
+    };
+    ports.iter().find(|(_, port)| leads_there(port)).map(|(port, _)| *port)
 }
 
 #[cfg(test)]

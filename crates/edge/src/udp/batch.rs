@@ -60,6 +60,24 @@ impl Batch {
         &self.arrived
     }
 
+    /// Shows each datagram.
+    pub fn each(&self, mut see: impl FnMut(&[u8])) {
+        (0..self.arrived.len()).for_each(|place| see(self.at(place)));
+    }
+
+    /// What a datagram says.
+    pub fn at(&self, place: usize) -> &[u8] {
+        &self.bytes[place * LONGEST..][..self.arrived[place].length]
+    }
+
+    /// Holds a datagram that came another way, and nothing else.
+    pub fn hold(&mut self, datagram: &[u8]) {
+        self.bytes[..datagram.len()].copy_from_slice(datagram);
+        let nobody = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        self.arrived.clear();
+        self.arrived.push(Arrived { length: datagram.len(), from: nobody, to: None });
+    }
+
     /// What an operation on a socket that is waited for says after a batch: a batch that is not full was the last one,
     /// so that the system need not be asked for another.
     pub fn end(&self) -> io::Result<()> {
@@ -119,7 +137,7 @@ impl Batch {
         // SAFETY: plain data of C, for which zero is a value.
         let (mut headers, mut iovecs): ([libc::mmsghdr; MANY], [libc::iovec; MANY]) = unsafe { mem::zeroed() };
         for (place, datagram) in which.clone().enumerate() {
-            let bytes = &self.bytes[datagram * LONGEST..][..self.arrived[datagram].length];
+            let bytes = self.at(datagram);
             iovecs[place] = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
             let header = &mut headers[place].msg_hdr;
             header.msg_iov = &raw mut iovecs[place];

@@ -1,4 +1,4 @@
-//! One client's flow: its machine, its socket, and the task that brings the machine's answers back.
+//! One client's flow: its machine, its way there, and what brings the machine's answers back.
 
 use std::{
     io,
@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::{io::Interest, net::UdpSocket, time::Instant};
@@ -15,7 +16,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     batch::{Batch, with_batch},
-    source,
+    carrier::{Back, Carrier, Passage},
+    source::socket_towards,
     table::{Answers, Key},
 };
 use crate::{
@@ -31,7 +33,7 @@ pub struct Slots {
 }
 
 /// A flow's place. Dropping it gives it free.
-struct Slot(Arc<Slots>);
+pub struct Slot(Arc<Slots>);
 
 impl Slots {
     /// So many, all free.
@@ -39,7 +41,8 @@ impl Slots {
         Arc::new(Self { taken: AtomicUsize::new(0), bound })
     }
 
-    fn take(self: &Arc<Self>) -> Option<Slot> {
+    /// Takes one, if there is one.
+    pub fn take(self: &Arc<Self>) -> Option<Slot> {
         let bound = self.bound;
         let taken = self.taken.fetch_update(Relaxed, Relaxed, |taken| (taken < bound).then_some(taken + 1));
         taken.ok().map(|_| Slot(self.clone()))
@@ -54,21 +57,39 @@ impl Drop for Slot {
 
 /// A flow. Dropping it ends it.
 pub struct Flow {
-    shared: Arc<Shared>,
-    _ends: DropGuard,
-    _slot: Slot,
-}
-
-/// What the flow's two directions share.
-struct Shared {
-    socket: UdpSocket,
     target: Arc<Target>,
     /// The life of the machine that the flow began in.
     epoch: u64,
     app: Arc<AppState>,
+    answered: Arc<Answered>,
+    way: Way,
+    _slot: Slot,
+}
+
+/// How a flow's datagrams reach the machine.
+enum Way {
+    /// By a socket of their own.
+    Socket { socket: Arc<UdpSocket>, _ends: DropGuard },
+    /// By its host's worker.
+    Worker(Passage),
+}
+
+/// When the machine of a flow answered last.
+pub struct Answered {
     began: Instant,
-    /// When the machine answered last, in milliseconds after the beginning and one more; 0 if it never did.
-    answered_ms: AtomicU64,
+    /// In milliseconds after the beginning and one more; 0 if it never did.
+    after_ms: AtomicU64,
+}
+
+impl Answered {
+    fn never() -> Arc<Self> {
+        Arc::new(Self { began: Instant::now(), after_ms: AtomicU64::new(0) })
+    }
+
+    /// It answers.
+    pub fn now(&self) {
+        self.after_ms.store(self.began.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
 }
 
 impl Flow {
@@ -81,43 +102,54 @@ impl Flow {
         target: Arc<Target>,
     ) -> Option<Self> {
         let slot = context.flows.take()?;
-        let epoch = target.machine.epoch();
-        let socket = match context.keeps_sources.get() {
-            Some(_) => source::kept(target.address, key.0).unwrap_or_else(|| source::own(target.address)),
-            None => source::own(target.address),
+        let (epoch, answered) = (target.machine.epoch(), Answered::never());
+        let way = match &target.hop {
+            Some(hop) => {
+                let back = Back { door: door.clone(), key, answered: answered.clone() };
+                Way::Worker(Passage::begin(Carrier::to(context, hop, &app, &target), back)?)
+            }
+            None => {
+                let socket = socket_towards(context, target.address, key.0);
+                let socket =
+                    socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
+                let (socket, ends) = (Arc::new(socket), CancellationToken::new());
+                let back = Back { door: door.clone(), key, answered: answered.clone() };
+                let answers = bring_back(context.clone(), socket.clone(), back, app.clone(), target.clone());
+                let answers = ends.clone().run_until_cancelled_owned(answers);
+                context.tasks.spawn(async move {
+                    answers.await;
+                });
+                Way::Socket { socket, _ends: ends.drop_guard() }
+            }
         };
-        let socket =
-            socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
-        let (began, answered_ms) = (Instant::now(), AtomicU64::new(0));
-        let shared = Arc::new(Shared { socket, target, epoch, app, began, answered_ms });
-        let ends = CancellationToken::new();
-        let answers = bring_back(context.clone(), shared.clone(), door.clone(), key);
-        let answers = ends.clone().run_until_cancelled_owned(answers);
-        context.tasks.spawn(async move {
-            answers.await;
-        });
-        Some(Self { shared, _ends: ends.drop_guard(), _slot: slot })
+        Some(Self { target, epoch, app, answered, way, _slot: slot })
     }
 
     /// Whether its machine still takes traffic, in the same life.
     pub fn is_good(&self) -> bool {
-        let machine = &self.shared.target.machine;
-        machine.is_open() && machine.epoch() == self.shared.epoch
+        let machine = &self.target.machine;
+        let passes = match &self.way {
+            Way::Socket { .. } => true,
+            Way::Worker(passage) => passage.is_good(),
+        };
+        passes && machine.is_open() && machine.epoch() == self.epoch
     }
 
     /// Sends datagrams to the machine.
     pub fn send(&self, context: &Context, batch: &Batch, which: Range<usize>, now: Instant) {
-        let shared = &self.shared;
-        shared.target.machine.use_at(|| now);
+        self.target.machine.use_at(|| now);
         let bytes: usize = batch.arrived()[which.clone()].iter().map(|arrived| arrived.length).sum();
-        shared.app.metrics().data_in.add(bytes as u64);
-        let fd = shared.socket.as_raw_fd();
-        match batch.send(fd, which.clone(), None, None) {
+        self.app.metrics().data_in.add(bytes as u64);
+        let socket = match &self.way {
+            Way::Socket { socket, .. } => socket.as_raw_fd(),
+            Way::Worker(passage) => return passage.send(which.map(|place| batch.at(place))),
+        };
+        match batch.send(socket, which.clone(), None, None) {
             Ok(_) => {}
             // It was about an earlier datagram; now it has been told.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                shared.refused(context);
-                let _ = batch.send(fd, which, None, None);
+                refused(context, &self.app, &self.target);
+                let _ = batch.send(socket, which, None, None);
             }
             Err(error) => tracing::debug!("datagrams are dropped: {error}"),
         }
@@ -126,37 +158,41 @@ impl Flow {
 
 impl Answers for Flow {
     fn answered(&self) -> Option<Instant> {
-        let after = self.shared.answered_ms.load(Relaxed).checked_sub(1)?;
-        Some(self.shared.began + std::time::Duration::from_millis(after))
+        let after = self.answered.after_ms.load(Relaxed).checked_sub(1)?;
+        Some(self.answered.began + Duration::from_millis(after))
     }
 }
 
-impl Shared {
-    fn refused(&self, context: &Context) {
-        let (machine, port) = (self.target.machine.id.clone(), self.target.address.port());
-        let refusal = Refusal::ConnectRefused { machine, port };
-        context.journal.refused(&self.app, &refusal, &format!("(datagram to port {port})"));
-    }
+fn refused(context: &Context, app: &AppState, target: &Target) {
+    let (machine, port) = (target.machine.id.clone(), target.address.port());
+    let refusal = Refusal::ConnectRefused { machine, port };
+    context.journal.refused(app, &refusal, &format!("(datagram to port {port})"));
 }
 
 /// Sends the machine's answers to the client, until the flow ends.
-async fn bring_back(context: Arc<Context>, flow: Arc<Shared>, door: Arc<UdpSocket>, (client, from): Key) {
+async fn bring_back(
+    context: Arc<Context>,
+    socket: Arc<UdpSocket>,
+    Back { door, key: (client, from), answered }: Back,
+    app: Arc<AppState>,
+    target: Arc<Target>,
+) {
     loop {
-        let passed = flow.socket.async_io(Interest::READABLE, || {
+        let passed = socket.async_io(Interest::READABLE, || {
             with_batch(|batch| {
-                batch.receive(&flow.socket)?;
+                batch.receive(&*socket)?;
                 let arrived = batch.arrived();
                 let bytes: usize = arrived.iter().map(|it| it.length).sum();
                 // What the client's network does not take is lost, as it would be further on.
                 let _ = batch.send(door.as_raw_fd(), 0..arrived.len(), Some(client), from);
-                flow.app.metrics().data_out.add(bytes as u64);
-                flow.answered_ms.store(flow.began.elapsed().as_millis() as u64 + 1, Relaxed);
+                app.metrics().data_out.add(bytes as u64);
+                answered.now();
                 batch.end()
             })
         });
         match passed.await {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => flow.refused(&context),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused(&context, &app, &target),
             Err(error) => {
                 tracing::debug!("a flow of datagrams ended: {error}");
                 return;

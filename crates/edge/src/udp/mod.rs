@@ -13,6 +13,7 @@
 //!
 //! - Which machine: rendezvous hashing over the ready ones of the closest region ([`choose`]). When one goes away only
 //!   its flows move, with their next datagram.
+//! - Flows to a machine of another host pass by that host's worker ([`carrier`]), which opens the socket.
 //! - A machine's answers come to the flow's socket, which is connected to it, so that nobody else's do; they leave from
 //!   the public port, by the address that the client had sent to.
 //! - The port is not rewritten: a machine gets datagrams at the public port's number.
@@ -23,6 +24,7 @@
 //!   networks do.
 
 mod batch;
+mod carrier;
 mod choose;
 mod door;
 mod flow;
@@ -41,7 +43,12 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 
-pub use self::flow::Slots;
+pub use self::{
+    batch::with_batch,
+    carrier::Carrier,
+    flow::{Slot, Slots},
+    source::socket_towards,
+};
 use crate::{context::Context, listen::Sockets, routing::Routing};
 
 /// What a burst may fill of a public port's buffer, as far as the system allows.

@@ -11,15 +11,25 @@ use std::{
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 
+use crate::context::Context;
+
+/// A socket to a machine, under the client's address where this host brings the answers back.
+pub fn socket_towards(context: &Context, machine: SocketAddr, client: SocketAddr) -> io::Result<UdpSocket> {
+    match context.keeps_sources.get() {
+        Some(_) => kept(machine, client).unwrap_or_else(|| own(machine)),
+        None => own(machine),
+    }
+}
+
 /// A socket of the host's own that only this machine's answers reach.
-pub fn own(machine: SocketAddr) -> io::Result<UdpSocket> {
+fn own(machine: SocketAddr) -> io::Result<UdpSocket> {
     let socket = new()?;
     socket.connect(&machine.into())?;
     UdpSocket::from_std(socket.into())
 }
 
 /// The same under the client's address; nothing where that cannot be.
-pub fn kept(machine: SocketAddr, client: SocketAddr) -> Option<io::Result<UdpSocket>> {
+fn kept(machine: SocketAddr, client: SocketAddr) -> Option<io::Result<UdpSocket>> {
     let IpAddr::V4(ip) = client.ip().to_canonical() else { return None };
     if !may_be_elsewhere(ip) || is_ours(ip) {
         return None;

@@ -34,7 +34,7 @@ use crate::{
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     replay::Head,
-    worker::{Errand, Hop, Tunnel, Verdict, Want, speak},
+    worker::{Errand, Hop, Said, Tunnel, Verdict, Want, speak},
 };
 
 /// How much of the content of one stream of HTTP/2 comes before somebody takes it.
@@ -83,6 +83,11 @@ impl Dialer {
         let errand = Errand::of(app, target, only, Want::Connection);
         let answer = Box::pin(self.ask_worker(hop, &errand, said.into(), by)).await?;
         Ok(Line::Right(Box::new(Tunnel::new(mouth, answer.into_body()))))
+    }
+
+    /// Says datagrams to a machine of another host. What it answers is what is heard.
+    pub async fn datagrams(&self, hop: &Hop, errand: &Errand, said: Said) -> Result<Incoming, Refusal> {
+        Ok(self.ask_worker(hop, errand, said.into(), None).await?.into_body())
     }
 
     /// Sees to it that a machine of another host takes traffic.

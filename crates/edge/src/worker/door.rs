@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context as Waking, Poll},
     time::Duration,
@@ -20,11 +20,11 @@ use kit::report::Report;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::{Errand, Said, Tunnel, Verdict, Want, fields, identity::ALPN, speak};
+use super::{Errand, Said, Tunnel, Verdict, Want, fields, flows, identity::ALPN, speak};
 use crate::{
     choose::{Chosen, Search},
     context::Context,
@@ -32,13 +32,14 @@ use crate::{
     http::{InboundBody, Interim},
     http1::Fields,
     limits::{AnswerBegun, Paced},
-    machine::Lease,
+    machine::{Lease, Target},
     options::BoxError,
     refusal::Refusal,
     replay::Head,
     statics,
     stream::{End, Socket, relay},
     upstream::{AnswerBody, Answered, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW},
+    wake::{self, Outlook},
     wish::{Strength, Wish},
 };
 
@@ -138,11 +139,18 @@ async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<
 /// Sends a request to the machine that it names.
 async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result<Response<AnswerToEdge>, Verdict> {
     let errand = Errand::take(request.headers_mut()).ok_or(Verdict::Unknown)?;
+    if errand.want == Want::Datagrams {
+        let target = for_datagrams(context, &errand)?;
+        return Ok(Response::new(AnswerToEdge::Connection(flows::join(context, target, request.into_body()))));
+    }
+    if errand.want == Want::Waking && wake_for_datagrams(context, &errand).await? {
+        return Ok(Response::new(AnswerToEdge::Nothing));
+    }
     let chosen = choose(context, &errand).await?;
     match errand.want {
         Want::Answer => {}
         Want::Connection => return connect(context, chosen, request.into_body()).await,
-        Want::Waking => return Ok(Response::new(AnswerToEdge::Nothing)),
+        Want::Waking | Want::Datagrams => return Ok(Response::new(AnswerToEdge::Nothing)),
     }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
     let (parts, body) = request.into_parts();
@@ -197,6 +205,52 @@ async fn connect(context: &Arc<Context>, chosen: Chosen, heard: Incoming) -> Res
         chosen.lease.target.machine.metrics().disconnects.one();
     });
     Ok(Response::new(AnswerToEdge::Connection(said)))
+}
+
+/// Where datagrams to the machine go that is asked for. Nobody waits for a machine that takes none: they would be late.
+fn for_datagrams(context: &Context, errand: &Errand) -> Result<Arc<Target>, Verdict> {
+    let routing = context.routing.load();
+    let app = routing.app(errand.app.as_str()).ok_or(Verdict::Unknown)?;
+    let mut ready = app.ready_for_datagrams(errand.port).iter();
+    let candidate = ready.find(|candidate| candidate.route.id == errand.machine).ok_or(Verdict::Asleep)?;
+    if candidate.target.hop.is_some() { Err(Verdict::Unknown) } else { Ok(candidate.target.clone()) }
+}
+
+/// Wakes a machine that is reached by datagrams alone. Tells whether it is one.
+async fn wake_for_datagrams(context: &Arc<Context>, errand: &Errand) -> Result<bool, Verdict> {
+    let wish = Wish { machine: Some((errand.machine.clone(), Strength::Force)), ..Wish::default() };
+    let end = Instant::now() + context.bounds.hold;
+    let mut changes = context.routed.subscribe();
+    loop {
+        changes.mark_unchanged();
+        let routing = context.routing.load_full();
+        let app = routing.app(errand.app.as_str()).ok_or(Verdict::Unknown)?;
+        if app.public_port(&errand.machine, errand.port).is_some() {
+            return Ok(false);
+        }
+        let public = app.public_datagram_port(&errand.machine, errand.port).ok_or(Verdict::Unknown)?;
+        if app.ready_for_datagrams(public).iter().any(|candidate| candidate.route.id == errand.machine) {
+            return Ok(true);
+        }
+        let mut stirred = pin!(app.state.stirred.notified());
+        stirred.as_mut().enable();
+        let route = app.route.datagrams.get(&public).ok_or(Verdict::Unknown)?;
+        match wake::rouse(context, app, route, &wish) {
+            Outlook::Waking => {}
+            Outlook::Failed(Refusal::NotWoken { why, reason, .. }) => return Err(Verdict::NotWoken { why, reason }),
+            Outlook::Failed(refusal) => return Err(Verdict::Failed { reason: refusal.to_string(), untouched: true }),
+            Outlook::Nobody => return Err(Verdict::Asleep),
+        }
+        let news = async {
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = stirred => {}
+            }
+        };
+        if timeout_at(end, news).await.is_err() {
+            return Err(Verdict::Failed { reason: "it was not awake in time".into(), untouched: true });
+        }
+    }
 }
 
 /// A place on the machine that is asked for. One that takes no traffic is waited for, and woken, only if no other will do.

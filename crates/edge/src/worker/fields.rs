@@ -24,12 +24,15 @@ pub enum Want {
     Answer,
     /// A connection.
     Connection,
+    /// To send datagrams to it, and to hear those that it answers.
+    Datagrams,
     /// That it takes traffic.
     Waking,
 }
 
 impl Want {
-    const WORDS: [(Self, &'static str); 2] = [(Self::Connection, "connection"), (Self::Waking, "waking")];
+    const WORDS: [(Self, &'static str); 3] =
+        [(Self::Connection, "connection"), (Self::Datagrams, "datagrams"), (Self::Waking, "waking")];
 }
 
 /// Whom a request is for.
@@ -196,7 +199,9 @@ mod tests {
             let (app, machine) = ("shop".parse().unwrap(), MachineId::from_random([1; 7]));
             Errand { app, machine, port: 8080, only, want }
         };
-        for said in [errand(true, Want::Answer), errand(false, Want::Connection), errand(true, Want::Waking)] {
+        for said in [Want::Answer, Want::Connection, Want::Datagrams, Want::Waking]
+            .map(|want| errand(want == Want::Waking, want))
+        {
             let mut headers = HeaderMap::new();
             said.put(&mut headers);
             assert_eq!(Errand::take(&mut headers), Some(said));

@@ -6,8 +6,8 @@
 //!                     └─ another machine ◀── refusal, in a field of ours ─┘ full, unknown, asleep
 //! ```
 //!
-//! A bare connection, or one that was upgraded, passes as the two bodies of such a request ([`Tunnel`]), and a machine is
-//! woken by one that has no answer; datagrams pass to machines of the same host only.
+//! A bare connection, or one that was upgraded, passes as the two bodies of such a request ([`Tunnel`]), and so do the
+//! datagrams of all clients of a port ([`letters`]); a machine is woken by one that has no answer.
 //!
 //! Every host runs the same proxy. Its door lets in whoever shows a certificate of the platform's own authority, and counts
 //! what comes from all edges where it counts its own clients' requests, so that a hard limit holds wherever requests come
@@ -15,9 +15,11 @@
 
 mod door;
 mod fields;
+mod flows;
 mod hop;
 mod hops;
 mod identity;
+pub mod letters;
 mod tunnel;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -30,7 +32,8 @@ pub use self::{
     hop::Hop,
     hops::Hops,
     identity::{Credentials, Identity},
-    tunnel::{Said, Tunnel, speak},
+    letters::Letter,
+    tunnel::{Said, Tunnel, Voice, speak, speak_freely},
 };
 
 /// How the machines of other hosts are reached, and those of this one from there.

@@ -50,6 +50,23 @@ pub fn speak() -> (Mouth, Said) {
     (Mouth(PollSender::new(sender)), Said { words, has_ended: false })
 }
 
+/// A way to say what may be lost: nobody waits until there is room for it.
+#[derive(Clone)]
+pub struct Voice(mpsc::Sender<Word>);
+
+/// A way to say what may be lost, and what is said: so many pieces may wait.
+pub fn speak_freely(pieces: usize) -> (Voice, Said) {
+    let (sender, words) = mpsc::channel(pieces);
+    (Voice(sender), Said { words, has_ended: false })
+}
+
+impl Voice {
+    /// Says a piece. Tells whether there was room for it.
+    pub fn try_say(&self, piece: Bytes) -> bool {
+        self.0.try_send(Word::Bytes(piece)).is_ok()
+    }
+}
+
 impl Body for Said {
     type Data = Bytes;
     type Error = BoxError;

@@ -10,7 +10,7 @@ use crate::support::*;
 const PORT: u16 = 5353;
 
 /// A machine that takes datagrams.
-fn taking(app: &str) -> Machine {
+pub fn taking(app: &str) -> Machine {
     let mut machine = Machine::of(app);
     let ports = vec![Port { port: Some(PORT), ..Port::default() }];
     let udp = Service { protocol: Protocol::Udp, internal_port: PORT, ports, ..Service::default() };
@@ -19,10 +19,10 @@ fn taking(app: &str) -> Machine {
 }
 
 /// A program that answers each datagram with its machine's name and the datagram. Dropping it kills it.
-struct Echo(JoinHandle<()>);
+pub struct Echo(JoinHandle<()>);
 
 impl Echo {
-    async fn start(machine: &Machine) -> Self {
+    pub async fn start(machine: &Machine) -> Self {
         let socket = UdpSocket::bind((machine.0.addresses.host_local, PORT)).await.unwrap();
         let name = machine.id().to_string();
         Self(tokio::spawn(async move {
@@ -41,14 +41,14 @@ impl Drop for Echo {
     }
 }
 
-async fn client(world: &World) -> UdpSocket {
+pub async fn client(world: &World) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect((world.ip, PORT)).await.unwrap();
     socket
 }
 
 /// Asks until there is an answer, as who speaks over UDP has to.
-async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
+pub async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
     let mut buffer = vec![0; 1 << 16];
     within(async {
         loop {
@@ -61,7 +61,7 @@ async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
     .await
 }
 
-async fn machine_of(client: &UdpSocket) -> String {
+pub async fn machine_of(client: &UdpSocket) -> String {
     let answer = String::from_utf8(ask(client, b"who").await).unwrap();
     answer.split(' ').next().unwrap().to_owned()
 }

@@ -21,7 +21,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{support::*, tcp, websocket};
+use crate::{support::*, tcp, udp, websocket};
 
 /// An authority of hosts.
 struct Authority {
@@ -288,6 +288,67 @@ async fn a_machine_that_sleeps_on_another_host_is_woken_there() {
     until("it is woken", || node.state(awake.id()) == MachineState::Started).await;
     far.know(&[(&awake, &worker)]).await;
     assert_eq!(within(asked).await.unwrap().unwrap().body, "awake");
+}
+
+#[tokio::test]
+async fn datagrams_of_many_clients_pass_to_another_host_and_back() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let machine = udp::taking("dns");
+    let _echo = udp::Echo::start(&machine).await;
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        clients.push(udp::client(&far.world).await);
+    }
+    for (number, client) in clients.iter().enumerate() {
+        let text = [format!("{number}:").as_bytes(), &vec![b'x'; number * 1300]].concat();
+        let answer = udp::ask(client, &text).await;
+        assert!(answer.ends_with(&text), "{number}: each client gets what is for it");
+    }
+    // In any order, on flows that are known.
+    for (number, client) in clients.iter().enumerate().rev() {
+        let text = format!("again {number}");
+        assert!(udp::ask(client, text.as_bytes()).await.ends_with(text.as_bytes()));
+    }
+}
+
+#[tokio::test]
+async fn flows_to_another_host_that_lose_their_machine_find_the_next_one() {
+    let authority = Authority::new();
+    let (mut one, first) = host_of(&authority, "one").await;
+    let (mut two, second) = host_of(&authority, "two").await;
+    let mut far = Far::start(&authority).await;
+    let (here, there) = (udp::taking("dns"), udp::taking("dns"));
+    let (_echo, _other) = (udp::Echo::start(&here).await, udp::Echo::start(&there).await);
+    one.know(&[&here]).await;
+    two.know(&[&there]).await;
+    far.know(&[(&here, &first)]).await;
+    let client = udp::client(&far.world).await;
+    assert_eq!(udp::machine_of(&client).await, here.id().to_string());
+    // Its own host knows first that it is gone; the edge is told of another one later.
+    one.know(&[&here.clone().state(MachineState::Stopped)]).await;
+    far.know(&[(&there, &second), (&here.clone().state(MachineState::Stopped), &first)]).await;
+    assert_eq!(udp::machine_of(&client).await, there.id().to_string());
+}
+
+#[tokio::test]
+async fn a_machine_of_another_host_is_woken_by_a_datagram() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let mut awake = udp::taking("dns");
+    awake.0.spec.config.services.iter_mut().for_each(|service| service.autostart = Some(true));
+    let asleep = awake.clone().state(MachineState::Stopped);
+    host.know(&[&asleep]).await;
+    let node = host.host(says("awake"));
+    let _echo = udp::Echo::start(&awake).await;
+    far.know(&[(&asleep, &worker)]).await;
+    let client = udp::client(&far.world).await;
+    client.send(b"hello?").await.unwrap();
+    until("it is woken", || node.state(awake.id()) == MachineState::Started).await;
+    far.know(&[(&awake, &worker)]).await;
+    assert_eq!(udp::machine_of(&client).await, awake.id().to_string());
 }
 
 #[tokio::test]
