@@ -35,12 +35,14 @@ pub struct Wire<S> {
     /// What is to be written.
     pub outbox: Outbox,
     written: u64,
+    /// Something was written and may be held back inside the stream, as TLS does.
+    is_held_back: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A connection on which nothing has passed.
     pub fn new(stream: S) -> Self {
-        Self { stream, inbox: BytesMut::new(), outbox: Outbox::default(), written: 0 }
+        Self { stream, inbox: BytesMut::new(), outbox: Outbox::default(), written: 0, is_held_back: false }
     }
 
     /// Reads some more into the inbox; nothing at the connection's end. While nothing comes no buffer is held.
@@ -81,10 +83,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 written => {
                     self.written += written as u64;
                     self.outbox.written(written);
+                    self.is_held_back = true;
                 }
             }
         }
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.is_held_back {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.is_held_back = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Whether all that was to be written has left.
+    pub fn is_flushed(&self) -> bool {
+        self.outbox.is_empty() && !self.is_held_back
     }
 
     /// How many bytes have been written to it.

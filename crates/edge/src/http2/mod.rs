@@ -21,4 +21,4 @@ pub use frame::{PREFACE, Reason};
 pub use hpack::{BadBlock, Decoder, Encoder, List};
 pub use protocol::{Broken, Event, Flow, Limits, Protocol};
 pub use request::RequestHead;
-pub use stream::{BadContent, Piece};
+pub use stream::{Over, Piece};

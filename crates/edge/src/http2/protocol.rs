@@ -20,13 +20,13 @@ use super::{
     },
     hpack::{Decoder, Encoder, List},
     request::{self, RequestHead},
-    stream::{BadContent, Incoming, Piece, Stream},
+    stream::{Incoming, Over, Piece, Stream},
 };
 
-/// How much content may come before it is read: of one stream, and of all of a connection. One that is not read leaves
+/// How much content may come before it is read: of one stream, and of all of a connection. Some that are not read leave
 /// room for others.
 const STREAM_ROOM: u32 = 1 << 20;
-const CONNECTION_ROOM: u32 = 2 << 20;
+const CONNECTION_ROOM: u32 = 4 << 20;
 /// The window that both sides begin with (RFC 9113, 6.9.2).
 const FIRST_WINDOW: u32 = 65_535;
 /// So much may wait to be written before more content is taken.
@@ -34,7 +34,7 @@ const FULL: usize = 64 * 1024;
 /// Of how many parts one block of fields may consist.
 const MAX_PARTS: u32 = 16;
 /// How many streams are remembered that were ended before their client had ended them: what it still sends is passed over.
-const REMEMBERED: usize = 128;
+const REMEMBERED: usize = 512;
 /// What is asked when we say goodbye: once it is answered, the client knows, and begins nothing more.
 const GOODBYE: [u8; 8] = *b"dunlin:)";
 /// What is asked when nothing has been heard for long.
@@ -107,8 +107,8 @@ enum Leaving {
     No,
     /// The client has been told, and may not know yet.
     Told,
-    /// What comes after this stream is not served.
-    After(u32),
+    /// It knows, too: what it begins is not served.
+    Known,
 }
 
 /// A block of fields that is not whole.
@@ -145,8 +145,10 @@ pub struct Protocol {
     window: i64,
     /// The same of each new stream.
     first_window: u32,
-    /// How long a frame may be.
-    max_payload: usize,
+    /// How much content was sent in all.
+    pub sent: u64,
+    /// The client has read how it is to speak to us.
+    is_acknowledged: bool,
     /// How much may come.
     room: i64,
     /// How much was read since the client was told of room.
@@ -186,7 +188,8 @@ impl Protocol {
             cut: VecDeque::new(),
             window: FIRST_WINDOW.into(),
             first_window: FIRST_WINDOW,
-            max_payload: MAX_PAYLOAD,
+            sent: 0,
+            is_acknowledged: false,
             room: CONNECTION_ROOM.into(),
             taken: 0,
             open: Vec::new(),
@@ -205,7 +208,7 @@ impl Protocol {
 
     /// Whether we have said goodbye and nothing is left to be done.
     pub fn is_done(&self) -> bool {
-        matches!(self.leaving, Leaving::After(_)) && self.is_idle()
+        self.leaving == Leaving::Known && self.is_idle()
     }
 
     /// Whether more waits to be written than should: a client that does not read it is not heard any longer.
@@ -235,6 +238,19 @@ impl Protocol {
             frame::write_goaway(&mut self.out, MAX_31, Reason::NoError);
             frame::write_ping(&mut self.out, 0, GOODBYE);
         }
+    }
+
+    /// Names the last stream that is served, though the client has not said that it knows of the goodbye.
+    pub fn insist(&mut self) {
+        if self.leaving == Leaving::Told {
+            self.leaving = Leaving::Known;
+            frame::write_goaway(&mut self.out, self.last, Reason::NoError);
+        }
+    }
+
+    /// Ends all that is under way: whoever reads content is told.
+    pub fn end_all(&mut self) {
+        (0..self.streams.len()).for_each(|place| self.forget(place));
     }
 
     /// Asks whether the client is there.
@@ -334,9 +350,15 @@ impl Protocol {
         match head.kind {
             Kind::Headers => return self.headers(head, payload, clock),
             Kind::Continuation => return self.continuation(head, payload, clock),
-            Kind::Priority if payload.len() != 5 => return self.break_stream(head.stream, Reason::FrameSize, clock),
-            Kind::Priority if priority(payload) == head.stream => {
-                return self.break_stream(head.stream, Reason::Protocol, clock);
+            Kind::Priority if payload.len() != 5 || priority(payload) == head.stream => {
+                let reason = if payload.len() == 5 { Reason::Protocol } else { Reason::FrameSize };
+                // A stream that was never begun cannot be ended (RFC 9113, 6.4).
+                let broken = Broken::Rules(reason, "a priority is none");
+                return if head.stream > self.last {
+                    Err(broken)
+                } else {
+                    self.break_stream(head.stream, reason, clock)
+                };
             }
             Kind::Reset => {
                 long(payload.len() == 4)?;
@@ -354,8 +376,9 @@ impl Protocol {
             }
             Kind::Settings => {
                 long(payload.len().is_multiple_of(6) && (payload.is_empty() || !head.has(ACK)))?;
-                if !head.has(ACK) {
-                    self.settings(payload)?;
+                match head.has(ACK) {
+                    true => self.is_acknowledged = true,
+                    false => self.settings(payload)?,
                 }
             }
             Kind::Ping => {
@@ -363,10 +386,7 @@ impl Protocol {
                 let said = payload.try_into().expect("it is eight bytes long");
                 match head.has(ACK) {
                     false => frame::write_ping(&mut self.out, ACK, said),
-                    true if said == GOODBYE && self.leaving == Leaving::Told => {
-                        self.leaving = Leaving::After(self.last);
-                        frame::write_goaway(&mut self.out, self.last, Reason::NoError);
-                    }
+                    true if said == GOODBYE => self.insist(),
                     true => {}
                 }
             }
@@ -438,16 +458,24 @@ impl Protocol {
             return if is_cut { Ok(None) } else { Err(Broken::Rules(Reason::StreamClosed, "a stream begins twice")) };
         }
         self.last = id;
-        if matches!(self.leaving, Leaving::After(_)) {
+        if self.leaving == Leaving::Known {
+            self.remember(id);
             return Ok(None);
         }
         if is_bad {
             return self.break_stream(id, Reason::Protocol, clock);
         }
         if self.places.len() >= self.limits.streams {
+            // A client that has not read how many may be has broken no rule.
+            if !self.is_acknowledged {
+                frame::write_reset(&mut self.out, id, Reason::RefusedStream);
+                self.remember(id);
+                return Ok(None);
+            }
             return self.break_stream(id, Reason::RefusedStream, clock);
         }
         if list.is_cut {
+            self.floods.broken_stream(clock).map_err(Broken::Flood)?;
             return Ok(Some(Event::TooLong(self.begin(id, Incoming::new(None, ends, false, STREAM_ROOM.into())))));
         }
         match RequestHead::read(list) {
@@ -462,7 +490,7 @@ impl Protocol {
 
     fn begin(&mut self, id: u32, incoming: Incoming) -> usize {
         let window = self.first_window.into();
-        let stream = Stream { id, incoming, window, is_held: false, is_answered: false, is_sent: false };
+        let stream = Stream { id, incoming, window, is_held: false, is_answered: false };
         let place = self.free.pop().unwrap_or_else(|| {
             self.streams.push(None);
             self.streams.len() - 1
@@ -536,7 +564,8 @@ impl Protocol {
             self.give_back(size);
             return self.break_stream(id, bad, clock);
         }
-        let kept = if incoming.is_unwanted { 0 } else { data.len() };
+        let is_wanted = !incoming.is_unwanted;
+        let kept = if is_wanted { data.len() } else { 0 };
         if kept > 0 {
             incoming.put(data);
         }
@@ -544,8 +573,11 @@ impl Protocol {
             incoming.end(None);
         }
         incoming.tell();
-        // Padding, and what nobody wants. Of the latter its stream is not given back, so that it comes to an end.
-        self.give_back(size - kept);
+        // Padding, and what nobody wants. Of the latter nothing is given back to its stream, so that it comes to an end.
+        match place {
+            Some(place) if is_wanted => self.took(place, size - kept),
+            _ => self.give_back(size - kept),
+        }
         Ok(None)
     }
 
@@ -554,7 +586,7 @@ impl Protocol {
             self.window += i64::from(bytes);
             return match bytes {
                 0 => Err(Broken::Rules(Reason::Protocol, "a window is opened by nothing")),
-                _ if self.window > MAX_31.into() => Err(Broken::Rules(Reason::FlowControl, "a window is too wide")),
+                _ if self.window > MAX_31.into() => Err(too_wide()),
                 _ => Ok(None),
             };
         }
@@ -582,6 +614,7 @@ impl Protocol {
     }
 
     fn settings(&mut self, payload: &[u8]) -> Result<(), Broken> {
+        let mut first_window = self.first_window;
         for setting in payload.as_chunks::<6>().0 {
             let (name, value) = (u16::from_be_bytes([setting[0], setting[1]]), word(&setting[2..]));
             match name {
@@ -589,31 +622,33 @@ impl Protocol {
                 setting::ENABLE_PUSH if value > 1 => {
                     return Err(Broken::Rules(Reason::Protocol, "a setting is neither 0 nor 1"));
                 }
-                setting::INITIAL_WINDOW_SIZE => self.first_window_came(value)?,
+                setting::INITIAL_WINDOW_SIZE if value > MAX_31 => return Err(too_wide()),
+                // However often it is said, it is done once.
+                setting::INITIAL_WINDOW_SIZE => first_window = value,
                 setting::MAX_FRAME_SIZE if !(1 << 14..1 << 24).contains(&value) => {
                     return Err(Broken::Rules(Reason::Protocol, "a frame's length cannot be bounded so"));
                 }
-                setting::MAX_FRAME_SIZE => self.max_payload = MAX_PAYLOAD.min(value as usize),
+                // What everybody takes is enough.
                 _ => {}
             }
         }
+        self.first_window_came(first_window)?;
         self.stage = Stage::Open;
         frame::write_head(&mut self.out, 0, Kind::Settings, ACK, 0);
         Ok(())
     }
 
     fn first_window_came(&mut self, bytes: u32) -> Result<(), Broken> {
-        let too_wide = Broken::Rules(Reason::FlowControl, "a window is too wide");
-        if bytes > MAX_31 {
-            return Err(too_wide);
-        }
         let more = i64::from(bytes) - i64::from(self.first_window);
         self.first_window = bytes;
+        if more == 0 {
+            return Ok(());
+        }
         for place in 0..self.streams.len() {
             if let Some(stream) = &mut self.streams[place] {
                 stream.window += more;
                 if stream.window > MAX_31.into() {
-                    return Err(too_wide);
+                    return Err(too_wide());
                 }
                 self.let_on(place);
             }
@@ -670,9 +705,9 @@ impl Protocol {
 /// What is read of a request's content.
 impl Protocol {
     /// What comes next of the content of a stream.
-    pub fn read(&mut self, place: usize, id: u32, cx: &mut Context<'_>) -> Poll<Result<Piece, BadContent>> {
+    pub fn read(&mut self, place: usize, id: u32, cx: &mut Context<'_>) -> Poll<Result<Piece, Over>> {
         let stream = self.streams.get_mut(place).and_then(Option::as_mut).filter(|stream| stream.id == id);
-        let Some(stream) = stream else { return Poll::Ready(Err(BadContent::Over)) };
+        let Some(stream) = stream else { return Poll::Ready(Err(Over)) };
         let (incoming, is_answered) = (&mut stream.incoming, stream.is_answered);
         let asks = std::mem::take(&mut incoming.waits) && !is_answered;
         let piece = incoming.poll(cx);
@@ -712,6 +747,10 @@ impl Protocol {
         let stream = self.streams.get(place)?.as_ref().filter(|stream| stream.id == id)?;
         Some(&stream.incoming)
     }
+}
+
+fn too_wide() -> Broken {
+    Broken::Rules(Reason::FlowControl, "a window is too wide")
 }
 
 fn wrong_size() -> Broken {

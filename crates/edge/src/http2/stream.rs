@@ -5,17 +5,17 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use thiserror::Error;
 
-/// Content that does not come.
+/// The request is over, for whatever reason: nothing more comes of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum BadContent {
-    /// The request is over, for whatever reason.
-    #[error("the request is over")]
-    Over,
-}
+#[error("the request is over")]
+pub struct Over;
+
+/// Pieces shorter than this are gathered.
+const SHORT: usize = 8 * 1024;
 
 /// What comes next of a request's content.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,24 +37,24 @@ pub struct Stream {
     pub incoming: Incoming,
     /// How much we may send.
     pub window: i64,
-    /// More is to be sent than that.
+    /// Somebody waits until we may send more.
     pub is_held: bool,
     /// We have begun to answer.
     pub is_answered: bool,
-    /// We have sent all.
-    pub is_sent: bool,
 }
 
 /// What the client sends in a stream.
 #[derive(Debug, Default)]
 pub struct Incoming {
     pieces: VecDeque<Bytes>,
+    /// Short pieces behind those.
+    short: BytesMut,
     trailers: Option<HeaderMap>,
     /// All has come.
     pub is_ended: bool,
     /// How much may come.
     pub room: i64,
-    /// How much was read, or thrown away, since the client was told of room.
+    /// How much was read since the client was told of room.
     pub taken: u32,
     /// How much of what was announced is still to come.
     pub announced: Option<u64>,
@@ -73,9 +73,26 @@ impl Incoming {
         Self { is_ended, room, announced, unread: announced, waits: waits && !is_ended, ..Self::default() }
     }
 
-    /// Some has come.
+    /// Some has come. Short pieces are copied: each would keep all that it was read with.
     pub fn put(&mut self, piece: Bytes) {
-        self.pieces.push_back(piece);
+        if piece.len() < SHORT {
+            self.short.extend_from_slice(&piece);
+            if self.short.len() < SHORT {
+                return;
+            }
+        }
+        if !self.short.is_empty() {
+            self.pieces.push_back(std::mem::take(&mut self.short).freeze());
+        }
+        if piece.len() >= SHORT {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        let short =
+            (self.pieces.is_empty() && !self.short.is_empty()).then(|| std::mem::take(&mut self.short).freeze());
+        short.or_else(|| self.pieces.pop_front())
     }
 
     /// All has come; this follows it.
@@ -93,7 +110,7 @@ impl Incoming {
 
     /// What comes next.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
-        if let Some(piece) = self.pieces.pop_front() {
+        if let Some(piece) = self.next() {
             self.unread = self.unread.map(|unread| unread.saturating_sub(piece.len() as u64));
             return Poll::Ready(Piece::Data(piece));
         }
@@ -108,7 +125,7 @@ impl Incoming {
 
     /// Whether all has come and was read.
     pub fn is_read(&self) -> bool {
-        self.is_ended && self.pieces.is_empty() && self.trailers.is_none()
+        self.is_ended && self.pieces.is_empty() && self.short.is_empty() && self.trailers.is_none()
     }
 
     /// How much is still to be read, if that was announced.
@@ -119,6 +136,7 @@ impl Incoming {
     /// Throws away what nobody has read. Tells how much that was.
     pub fn clear(&mut self) -> usize {
         self.trailers = None;
-        self.pieces.drain(..).map(|piece| piece.len()).sum()
+        let short = std::mem::take(&mut self.short).len();
+        short + self.pieces.drain(..).map(|piece| piece.len()).sum::<usize>()
     }
 }

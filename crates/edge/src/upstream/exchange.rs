@@ -210,7 +210,7 @@ impl Sending {
             if !self.holds {
                 self.fill(cx)?;
             }
-            if self.link.wire.outbox.is_empty() {
+            if self.link.wire.is_flushed() {
                 return if self.content.is_none() { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             if let Err(error) = ready!(self.link.wire.poll_flush(cx)) {
@@ -321,7 +321,7 @@ impl AnswerContent {
         }
         let Some(Sending { mut link, content: None, refused: None, .. }) = self.sending.take() else { return };
         if let Some(home) = self.home.take()
-            && link.wire.outbox.is_empty()
+            && link.wire.is_flushed()
             && link.wire.inbox.is_empty()
         {
             link.wire.rest();

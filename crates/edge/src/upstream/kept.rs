@@ -66,6 +66,9 @@ struct Inner<B> {
     turn: u64,
 }
 
+/// In how many pieces a body may come that is kept: the shortest take room, too.
+const MAX_PIECES: usize = 4096;
+
 #[derive(Clone)]
 enum Piece {
     Data(Bytes),
@@ -157,7 +160,8 @@ where
 
     fn keep(&mut self, piece: &Piece) {
         let length = piece.length();
-        let fits = self.keeping && !self.gone && self.bytes + length <= self.bounds.each && self.bounds.take(length);
+        let may_be = self.keeping && !self.gone && self.pieces.len() < MAX_PIECES;
+        let fits = may_be && self.bytes + length <= self.bounds.each && self.bounds.take(length);
         if fits {
             self.bytes += length;
             self.pieces.push(piece.clone());

@@ -84,8 +84,9 @@ async fn a_client_that_does_not_read_gives_its_place_free() {
     assert_eq!(world.edge.drained(machine.id(), generation, PATIENCE).await, 0);
 }
 
-#[tokio::test]
-async fn an_answer_whose_window_stays_closed_gives_its_place_free() {
+/// An answer without an end, of which a client wants no more than these settings let through, though its connection
+/// lives: it asks whether we are still there.
+async fn wants_nothing(settings: &[u8]) {
     use api::internal::Drain;
     let mut world = World::with(|options| options.bounds.stalled_answer = Duration::from_millis(300)).await;
     let machine = Machine::of("shop");
@@ -93,9 +94,9 @@ async fn an_answer_whose_window_stays_closed_gives_its_place_free() {
     let _program = machine.run(Router::new().fallback(endless)).await;
     world.know(&[&machine]).await;
     let (mut read, mut write) = TcpStream::connect(world.http()).await.unwrap().into_split();
-    // No byte of any answer is wanted, though the connection lives: it asks whether we are still there.
-    let settings = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
-    write.write_all(&[&PREFACE[..24], &settings, &frame(1, 5, 1, &get("shop"))].concat()).await.unwrap();
+    let settings = frame(4, 0, 0, settings);
+    let request = |id| frame(1, 5, id, &get("shop"));
+    write.write_all(&[&PREFACE[..24], &settings, &request(1), &request(3)].concat()).await.unwrap();
     let reading = tokio::spawn(async move { read.read_to_end(&mut Vec::new()).await });
     let mut lives = tokio::time::interval(Duration::from_millis(20));
     let asks = async {
@@ -108,6 +109,17 @@ async fn an_answer_whose_window_stays_closed_gives_its_place_free() {
     assert!(world.logs.has("PH11"));
     let generation = world.know(&[&machine.clone().cordoned(true)]).await;
     assert_eq!(world.edge.drained(machine.id(), generation, PATIENCE).await, 0);
+}
+
+#[tokio::test]
+async fn an_answer_whose_window_stays_closed_gives_its_place_free() {
+    wants_nothing(&[0, 4, 0, 0, 0, 0]).await;
+}
+
+#[tokio::test]
+async fn answers_whose_connection_lets_no_more_through_give_their_places_free() {
+    // Of each stream as much as there is, of all together no more than at the beginning.
+    wants_nothing(&[0, 4, 0x7f, 0xff, 0xff, 0xff]).await;
 }
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::*;
+use crate::{support::*, tls};
 
 /// A frame (RFC 9113, 4.1).
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -112,7 +112,12 @@ impl Client {
 
 fn program() -> Router {
     let endless = || async { Body::from_stream(stream::repeat_with(|| Ok::<_, std::io::Error>(vec![0; 65_536]))) };
-    Router::new().route("/endless", routing::get(endless)).fallback(|| async { "fine" })
+    let five = || async {
+        let pieces = ["123", "45"].map(Ok::<_, std::io::Error>);
+        Body::from_stream(stream::iter(pieces))
+    };
+    let routes = Router::new().route("/endless", routing::get(endless)).route("/five", routing::get(five));
+    routes.fallback(|| async { "fine" })
 }
 
 async fn world() -> (World, Machine, Program) {
@@ -235,6 +240,87 @@ async fn what_is_begun_while_the_edge_says_goodbye_is_answered() {
     }
     assert!(answered);
     within(stops).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_that_crosses_the_goodbye_is_answered_though_the_connection_lay_idle() {
+    let (world, _machine, _program) = world().await;
+    let host = host("shop");
+    let mut client = Client::connect(&world, &[]).await;
+    client.say(&[frame(1, 5, 1, &request("GET", &host, &[]))]).await;
+    assert!(client.hear_of(0).await.is_some());
+    // Longer than last words may take.
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    let edge = world.edge.clone();
+    let stops = tokio::spawn(async move { edge.shutdown(PATIENCE).await });
+    assert!(client.hear_of(7).await.is_some());
+    client.say(&[frame(1, 5, 3, &request("GET", &host, &[]))]).await;
+    assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("200"));
+    // It never said that it has heard: the last stream is named all the same.
+    assert_eq!(client.hear_of(7).await.unwrap().payload[..4], 3_u32.to_be_bytes());
+    within(stops).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_of_an_answer_needs_no_window() {
+    let (world, _machine, _program) = world().await;
+    let host = host("shop");
+    let mut client = Client::connect(&world, &[0, 4, 0, 0, 0, 5]).await;
+    client.say(&[frame(1, 5, 1, &get(&host, "/five"))]).await;
+    let head = client.hear_of(1).await.unwrap();
+    assert_eq!(head.field("content-length"), None, "its end is not known before it comes");
+    let mut content = Vec::new();
+    loop {
+        let data = client.hear_of(0).await.unwrap();
+        content.extend(data.payload);
+        if data.flags & 1 != 0 {
+            break;
+        }
+    }
+    assert_eq!(content, b"12345");
+}
+
+/// Asks for so many bytes over TLS and does not read for a while. What TLS holds back when the system takes no more has to
+/// leave, too, though nothing is written after it.
+async fn reads_late(world: &World, protocol: &str, length: usize) {
+    let host = host("shop");
+    let mut stream = tls::connect(tls::client(world, &[protocol]), world.https(), &host).await.unwrap();
+    let (wide, path) = (0x7fff_0000_u32.to_be_bytes(), format!("/{length}"));
+    let asked = match protocol {
+        "h2" => [
+            PREFACE,
+            &frame(4, 0, 0, &[&[0, 4][..], &wide].concat()),
+            &frame(8, 0, 0, &wide),
+            &frame(1, 5, 1, &get(&host, &path)),
+        ]
+        .concat(),
+        _ => format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n").into_bytes(),
+    };
+    stream.write_all(&asked).await.unwrap();
+    stream.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (mut seen, mut buffer) = (0, vec![0; 65_536]);
+    while seen < length {
+        let read = within(stream.read(&mut buffer)).await.unwrap();
+        assert!(read > 0, "{protocol}: it ended after {seen} of {length}");
+        seen += buffer[..read].iter().filter(|byte| **byte == b'~').count();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_all_of_an_answer_leaves_though_its_reader_is_slow() {
+    let mut world = World::start().await;
+    let machine = Machine::of("shop");
+    let program = |request: http::Request<Body>| async move {
+        vec![b'~'; request.uri().path().trim_start_matches('/').parse().unwrap()]
+    };
+    let _program = machine.run(Router::new().fallback(program)).await;
+    world.know(&[&machine]).await;
+    for protocol in ["h2", "http/1.1"] {
+        // Nobody knows how much the system takes: for some of these it is all but the end.
+        let clients = (0..100).map(|n| reads_late(&world, protocol, 1_500_000 + n * 50_000));
+        futures_util::future::join_all(clients).await;
+    }
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ impl Conversation {
     /// is kept, up to a bound.
     pub fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         // What comes before an answer goes out before it.
-        if !self.wire.outbox.is_empty() && matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) {
+        if !self.wire.is_flushed() && matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) {
             return true;
         }
         // Content that nobody has read yet would be in the way.

@@ -39,11 +39,10 @@ use crate::{
     Bounds, Refusal,
     context::Context,
     http1::{Alarm, AnyStream, BadHead, Framing, Prefixed, RequestHead, Seen, Wire, take_request},
+    http2::PREFACE,
     signal::Ear,
 };
 
-/// What a client that speaks HTTP/2 without having been asked says first.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How many bytes of a request that nobody wanted are read, so that its client reads the answer, and for how long.
 const UNWANTED: (usize, Duration) = (256 * 1024, Duration::from_secs(2));
 

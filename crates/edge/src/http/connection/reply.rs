@@ -86,7 +86,7 @@ where
                 self.fill(cx, talk)?;
             }
             let mut conversation = talk.lock();
-            if !conversation.wire.outbox.is_empty() {
+            if !conversation.wire.is_flushed() {
                 ready!(conversation.wire.poll_flush(cx))?;
             } else if self.body.is_none() {
                 return Poll::Ready(Ok(()));

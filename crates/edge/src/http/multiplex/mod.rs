@@ -18,6 +18,7 @@ mod work;
 use std::{
     collections::VecDeque,
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context as Task, Poll},
@@ -47,7 +48,7 @@ use crate::{
     Refusal,
     context::Context,
     http1::{Alarm, AnyStream, BadHead, Prefixed, Wire},
-    http2::{Broken, Event, Limits, Protocol, RequestHead},
+    http2::{Broken, Event, Limits, Protocol, Reason, RequestHead},
     signal::Ear,
 };
 
@@ -61,6 +62,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often it is read from, and how many steps are taken, before others get their turn.
 const MAX_READS: usize = 8;
 const MAX_STEPS: usize = 128;
+/// A client that has taken so much since it was looked takes answers.
+const MOVES: u64 = 16 * 1024;
 /// How long a client gets to read why its connection ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -69,7 +72,7 @@ pub async fn serve(context: &Arc<Context>, stream: Prefixed<AnyStream>, client: 
     let mut connection = Connection::new(context, stream, client);
     // It bounds by itself what it does in one go; a budget that ran out would stop one request for what another did.
     let end = unconstrained(poll_fn(|cx| connection.poll(cx))).await;
-    connection.seats.clear();
+    connection.drop_all();
     match end {
         End::Gone => {}
         End::Done => drop(timeout(FAREWELL, connection.close(true)).await),
@@ -126,9 +129,14 @@ struct Clocks {
     stalls: Option<Instant>,
     /// When what the client has begun to say has to be said.
     amid: Option<Instant>,
-    /// Since when nothing has been under way.
+    /// Since when nothing has been under way, and all that was said has left.
     idle: Option<Instant>,
+    /// Goodbye was said.
     has_left: bool,
+    /// When the last stream is named, though the client has not said that it knows of the goodbye.
+    insists: Option<Instant>,
+    /// How much content had been sent when it was looked at, and when it was more the last time.
+    sent: (u64, Instant),
 }
 
 impl<'c> Connection<'c> {
@@ -144,6 +152,8 @@ impl<'c> Connection<'c> {
             amid: None,
             idle: None,
             has_left: false,
+            insists: None,
+            sent: (0, now),
         };
         Self {
             context,
@@ -169,14 +179,18 @@ impl<'c> Connection<'c> {
         };
         let was_choked = self.shared.lock().is_choked();
         let has_more = self.work() | heard;
-        if let Poll::Ready(end) = self.look_at_clocks(cx) {
-            return Poll::Ready(end);
-        }
         if self.say(cx).is_err() || self.aborting.poll(cx).is_ready() {
             return Poll::Ready(End::Gone);
         }
+        if let Poll::Ready(end) = self.look_at_clocks(cx) {
+            return Poll::Ready(end);
+        }
+        // What the time has made us say.
+        if self.say(cx).is_err() {
+            return Poll::Ready(End::Gone);
+        }
         let protocol = self.shared.lock();
-        if protocol.is_done() && self.wire.outbox.is_empty() {
+        if protocol.is_done() && self.wire.is_flushed() {
             return Poll::Ready(End::Done);
         }
         let hears_again = was_choked && !protocol.is_choked();
@@ -263,13 +277,19 @@ impl<'c> Connection<'c> {
             let Some((place, is_next_in_line)) = self.next() else { return false };
             let may_send = is_next_in_line || self.line.is_empty();
             let seat = &mut self.seats[place];
-            match seat.step(&self.shared, place, may_send) {
-                Step::Full if !std::mem::replace(&mut seat.is_in_line, true) => self.line.push_back(place),
-                Step::Held | Step::Full => {
-                    let look = || Instant::now() + self.context.bounds.stalled_answer / 4;
-                    self.clocks.stalls.get_or_insert_with(look);
-                }
-                Step::Waits | Step::Over => {}
+            // One request that cannot be answered is no reason to answer none.
+            let step = catch_unwind(AssertUnwindSafe(|| seat.step(&self.shared, place, may_send)));
+            let step = step.unwrap_or_else(|_| {
+                self.shared.lock().reset(place, Reason::Internal);
+                seat.clear();
+                Step::Over
+            });
+            if step == Step::Full && !std::mem::replace(&mut seat.is_in_line, true) {
+                self.line.push_back(place);
+            }
+            if matches!(step, Step::Held | Step::Full) {
+                let look = || Instant::now() + self.context.bounds.stalled_answer / 4;
+                self.clocks.stalls.get_or_insert_with(look);
             }
         }
         true
@@ -302,10 +322,11 @@ impl<'c> Connection<'c> {
         loop {
             if self.wire.outbox.is_empty() {
                 let mut protocol = self.shared.lock();
-                if protocol.out.is_empty() {
+                if !protocol.out.is_empty() {
+                    std::mem::swap(self.wire.outbox.text(), &mut protocol.out);
+                } else if self.wire.is_flushed() {
                     return Ok(());
                 }
-                std::mem::swap(self.wire.outbox.text(), &mut protocol.out);
             }
             match self.wire.poll_flush(cx) {
                 Poll::Pending => return Ok(()),
@@ -326,7 +347,7 @@ impl<'c> Connection<'c> {
             true => drop(clocks.amid.get_or_insert_with(|| Instant::now() + bounds.header)),
             false => clocks.amid = None,
         }
-        match protocol.is_idle() {
+        match protocol.is_idle() && protocol.out.is_empty() && self.wire.is_flushed() {
             true if clocks.idle.is_none() => {
                 clocks.idle = Some(Instant::now());
                 protocol.rest();
@@ -338,7 +359,10 @@ impl<'c> Connection<'c> {
         loop {
             let patience = if clocks.has_left { LAST_WORDS } else { bounds.idle };
             let idle = clocks.idle.map(|since| since + patience);
-            let due = [clocks.amid, clocks.stalls, idle].into_iter().flatten().fold(clocks.look, Instant::min);
+            let due = [clocks.amid, clocks.stalls, clocks.insists, idle]
+                .into_iter()
+                .flatten()
+                .fold(clocks.look, Instant::min);
             clocks.alarm.set(due);
             if clocks.alarm.poll(cx).is_pending() {
                 return Poll::Pending;
@@ -350,13 +374,25 @@ impl<'c> Connection<'c> {
             }
             if is_over(idle) {
                 if clocks.has_left {
+                    protocol.insist();
                     return Poll::Ready(End::Done);
                 }
-                clocks.idle = Some(now);
                 clocks.leave(&mut protocol);
             }
+            if is_over(clocks.insists) {
+                clocks.insists = None;
+                protocol.insist();
+            }
             if is_over(clocks.stalls) {
-                let longest = self.seats.iter().filter_map(|seat| seat.held_since).min();
+                if protocol.sent >= clocks.sent.0 + MOVES {
+                    clocks.sent = (protocol.sent, now);
+                }
+                // Whoever waits in line waits for the connection, not for its own stream.
+                let since = |seat: &Seat| {
+                    let since = seat.held_since?;
+                    Some(if seat.is_in_line { since.max(clocks.sent.1) } else { since })
+                };
+                let longest = self.seats.iter().filter_map(since).min();
                 if longest.is_some_and(|since| since + bounds.stalled_answer <= now) {
                     let (journal, connection) = (&self.context.journal, &self.client.connection);
                     self.context.limits.abused(journal, connection, &Refusal::SlowReader);
@@ -377,6 +413,13 @@ impl<'c> Connection<'c> {
         }
     }
 
+    /// Ends all that is under way. Whoever still reads content is told; what wakes them knows the connection, which would
+    /// otherwise never be given back.
+    fn drop_all(&mut self) {
+        self.seats.clear();
+        self.shared.lock().end_all();
+    }
+
     /// Says what is left to be said, and closes the connection. While its client still sends, it is read from, so that it
     /// gets to read what was said last.
     async fn close(&mut self, listens: bool) {
@@ -384,7 +427,7 @@ impl<'c> Connection<'c> {
             if self.say(cx).is_err() {
                 return Poll::Ready(false);
             }
-            if !self.wire.outbox.is_empty() {
+            if !self.wire.is_flushed() {
                 return Poll::Pending;
             }
             Pin::new(&mut self.wire.stream).poll_shutdown(cx).map(|closed| closed.is_ok())
@@ -399,8 +442,18 @@ impl<'c> Connection<'c> {
 }
 
 impl Clocks {
+    /// Says goodbye. From now on there is some time for last words, however long nothing has been said.
     fn leave(&mut self, protocol: &mut Protocol) {
+        let now = Instant::now();
         protocol.leave();
         self.has_left = true;
+        self.insists = Some(now + LAST_WORDS);
+        self.idle = self.idle.map(|_| now);
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.drop_all();
     }
 }

@@ -147,11 +147,12 @@ impl Body for Content {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.shared.lock().incoming(self.place, self.id).is_none_or(|incoming| incoming.is_read())
+        // Of a request that was taken back it must not be said that it came whole.
+        self.shared.lock().incoming(self.place, self.id).is_some_and(|incoming| incoming.is_read())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let unread = self.shared.lock().incoming(self.place, self.id).map_or(Some(0), |incoming| incoming.unread());
+        let unread = self.shared.lock().incoming(self.place, self.id).and_then(|incoming| incoming.unread());
         unread.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
@@ -159,5 +160,37 @@ impl Body for Content {
 impl Drop for Content {
     fn drop(&mut self) {
         self.shared.step(|protocol| protocol.leave_unread(self.place, self.id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::http2::{Event, Limits, PREFACE};
+
+    #[test]
+    fn a_connection_that_ends_while_content_is_waited_for_is_given_back() {
+        let shared = Shared::new(Protocol::new(Limits { header_bytes: 4096, streams: 4 }));
+        let settings = b"\0\0\0\x04\0\0\0\0\0";
+        // `POST http: /` without an end.
+        let request = b"\0\0\x03\x01\x04\0\0\0\x01\x83\x86\x84";
+        let mut inbox = BytesMut::from(&[PREFACE, settings, request].concat()[..]);
+        let event = shared.lock().receive(&mut inbox, &|| Duration::ZERO);
+        let Ok(Some(Event::Begun { place, id, .. })) = event else { panic!("{event:?}") };
+        let mut content = Content::new(&shared, place, id);
+        let waker = Bell::new(&shared, place).into();
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut content).poll_frame(&mut cx).is_pending());
+        // What is in the way of its end is the waker, which the stream keeps.
+        let weak = Arc::downgrade(&shared);
+        shared.lock().end_all();
+        assert!(matches!(Pin::new(&mut content).poll_frame(&mut cx), Poll::Ready(Some(Err(_)))), "its reader is told");
+        assert!(!content.is_end_stream(), "and not that it was all");
+        drop((content, shared, waker));
+        assert!(weak.upgrade().is_none());
     }
 }

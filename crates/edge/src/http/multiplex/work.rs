@@ -87,7 +87,7 @@ struct Turn<'t, 'w> {
     place: usize,
     /// Content may be sent: nobody else has waited longer for that.
     may_send: bool,
-    /// Something of an answer went out.
+    /// All that was there of an answer went out.
     has_moved: bool,
 }
 
@@ -223,10 +223,30 @@ fn write_head<B>(protocol: &mut Protocol, place: usize, answer: &Answer<B>, leng
 }
 
 impl Turn<'_, '_> {
-    /// Sends content as far as its client wants it and it is there. It is asked for only where it can be sent: what the
-    /// client does not want waits where it comes from.
+    /// Sends content as far as its client wants it and it is there. What is more waits where it comes from, but for one
+    /// piece: whether that is the last one has to be known, since an end needs no room.
     fn send(&mut self, body: &mut ClientBody, rest: &mut Bytes) -> Step {
         loop {
+            if rest.is_empty() {
+                let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut self.cx) else { return Step::Waits };
+                match frame.map(|frame| frame.map(Frame::into_data)) {
+                    Some(Ok(Ok(data))) => *rest = data,
+                    Some(Ok(Err(frame))) => {
+                        let trailers = frame.into_trailers().unwrap_or_default();
+                        self.shared.lock().answer_trailers(self.place, &trailers);
+                        return self.end();
+                    }
+                    None => {
+                        self.shared.lock().send(self.place, rest, true);
+                        return self.end();
+                    }
+                    // What is missing at its end tells the client that the answer is not whole.
+                    Some(Err(_)) => {
+                        self.shared.lock().reset(self.place, Reason::Internal);
+                        return Step::Over;
+                    }
+                }
+            }
             let ends = body.is_end_stream();
             match self.pass(rest, ends) {
                 Flow::Sent if ends => return self.end(),
@@ -235,39 +255,16 @@ impl Turn<'_, '_> {
                 Flow::Full => return Step::Full,
                 Flow::Over => return Step::Over,
             }
-            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(&mut self.cx) else { return Step::Waits };
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => *rest = data,
-                Some(Ok(Err(frame))) => {
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    self.shared.lock().answer_trailers(self.place, &trailers);
-                    return self.end();
-                }
-                None => {
-                    self.shared.lock().send(self.place, &mut Bytes::new(), true);
-                    return self.end();
-                }
-                // What is missing at its end tells the client that the answer is not whole.
-                Some(Err(_)) => {
-                    self.shared.lock().reset(self.place, Reason::Internal);
-                    return Step::Over;
-                }
-            }
         }
     }
 
-    /// Sends what there is, or asks whether more could be.
+    /// Sends what there is.
     fn pass(&mut self, rest: &mut Bytes, ends: bool) -> Flow {
-        if !self.may_send {
+        if !self.may_send && !rest.is_empty() {
             return Flow::Full;
         }
-        let mut protocol = self.shared.lock();
-        if rest.is_empty() && !ends {
-            return protocol.flow(self.place);
-        }
-        let before = rest.len();
-        let flow = protocol.send(self.place, rest, ends);
-        self.has_moved |= rest.len() < before;
+        let flow = self.shared.lock().send(self.place, rest, ends);
+        self.has_moved |= flow == Flow::Sent;
         flow
     }
 
@@ -342,19 +339,18 @@ impl Tunnel {
     /// Sends what the machine says.
     fn pass_down(&mut self, turn: &mut Turn<'_, '_>) -> Step {
         while !self.is_down_over {
-            match turn.pass(&mut self.down, false) {
+            if self.down.is_empty() {
+                self.room.reserve(CHUNK);
+                let read = poll_read_buf(Pin::new(&mut self.pipe), &mut turn.cx, &mut self.room);
+                let Poll::Ready(read) = read else { return Step::Waits };
+                self.down = self.room.split().freeze();
+                self.is_down_over = !read.is_ok_and(|read| read > 0);
+            }
+            match turn.pass(&mut self.down, self.is_down_over) {
                 Flow::Sent => {}
                 Flow::Held => return Step::Held,
                 Flow::Full => return Step::Full,
                 Flow::Over => return Step::Over,
-            }
-            self.room.reserve(CHUNK);
-            let read = poll_read_buf(Pin::new(&mut self.pipe), &mut turn.cx, &mut self.room);
-            let Poll::Ready(read) = read else { return Step::Waits };
-            self.down = self.room.split().freeze();
-            if !read.is_ok_and(|read| read > 0) {
-                self.is_down_over = true;
-                turn.shared.lock().send(turn.place, &mut Bytes::new(), true);
             }
         }
         Step::Waits

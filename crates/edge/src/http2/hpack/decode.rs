@@ -14,6 +14,9 @@ use super::{
 };
 use crate::http1::Place;
 
+/// How many times as much as is allowed is read before a block is no longer taken for a mistake.
+const BOMB: usize = 16;
+
 /// A block that cannot be read. Nothing that follows it can be, either: the tables are no longer the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum BadBlock {
@@ -29,6 +32,9 @@ pub enum BadBlock {
     /// A string is none of the code.
     #[error("a string in it is none")]
     Huffman,
+    /// It stands for far more than it may.
+    #[error("it stands for far more than it may")]
+    Bomb,
     /// It changes the table's size where it must not, or to more than it may be.
     #[error("it changes the size of its table where it may not")]
     Resize,
@@ -71,6 +77,9 @@ impl Decoder {
             let place = self.field(&mut block, &mut list.text)?;
             size += (place.name.1 + place.value.1) as usize + OVERHEAD;
             list.is_cut |= size > limit;
+            if size > limit.saturating_mul(BOMB) {
+                return Err(BadBlock::Bomb);
+            }
             if list.is_cut {
                 list.text.truncate(place.name.0 as usize);
             } else {
@@ -254,9 +263,10 @@ mod tests {
         let mut block = vec![0x40, 1, b'a', 100];
         block.extend([b'x'; 100]);
         // The same field again and again takes one byte each.
-        block.extend([0xbe; 10_000]);
+        block.extend([0xbe; 100]);
         let list = decoder.decode(&block, 1000).unwrap();
         assert!(list.is_cut && list.text.len() <= 1000 && list.places.len() == 7);
+        assert_eq!(decoder.decode(&[0xbe; 1000], 1000).unwrap_err(), BadBlock::Bomb);
         assert_eq!(fields(&decoder.decode(&[0xbe], 1000).unwrap())[0].0, "a", "the table is kept");
     }
 

@@ -73,8 +73,10 @@ impl Encoder {
         self.text.extend_from_slice(name);
         self.text.make_ascii_lowercase();
         self.text.extend_from_slice(value);
-        let hash = hash(&self.text);
-        if let Some(age) = self.table.iter().position(|entry| entry.mark == hash && *entry.text() == *self.text) {
+        let hash = hash(&self.text, name.len());
+        let is_same =
+            |entry: &Entry<u32>| entry.mark == hash && entry.name().len() == name.len() && *entry.text() == *self.text;
+        if let Some(age) = self.table.iter().position(is_same) {
             return number(out, 0x80, 7, STATIC.len() + 1 + age);
         }
         let is_secret = self.text.starts_with(b"set-cookie");
@@ -154,12 +156,12 @@ fn string(out: &mut BytesMut, text: &[u8]) {
     out.extend_from_slice(text);
 }
 
-/// A hash of a text, never 0. Whoever finds two texts of one hash gains nothing: texts are compared.
-fn hash(text: &[u8]) -> u32 {
+/// A hash of a name and a value, never 0. Whoever finds two of one hash gains nothing: they are compared.
+fn hash(text: &[u8], name: usize) -> u32 {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(FACTOR);
     let (words, rest) = text.as_chunks::<8>();
-    let hash = words.iter().fold(text.len() as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    let hash = words.iter().fold((text.len() << 16 | name) as u64, |hash, word| mix(hash, u64::from_le_bytes(*word)));
     let hash = mix(hash, rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
     (hash >> 32) as u32 | 1
 }
@@ -191,6 +193,18 @@ mod tests {
         assert_eq!(lengths[0], lengths[1] + 1, "a shorter way to write a name");
         assert_eq!((lengths[2], lengths[3]), (lengths[0] - 12, lengths[0] - 12));
         assert_eq!(encoder.table.iter().count(), 1);
+    }
+
+    #[test]
+    fn fields_that_are_the_same_text_are_not_the_same_field() {
+        let (mut encoder, mut decoder) = (Encoder::default(), Decoder::default());
+        for _ in 0..3 {
+            let mut out = BytesMut::new();
+            encoder.field(&mut out, b"x-a", b"bc");
+            encoder.field(&mut out, b"x-ab", b"c");
+            let names: Vec<_> = read(&mut decoder, &out).into_iter().map(|(name, _)| name).collect();
+            assert_eq!(names, [b"x-a".to_vec(), b"x-ab".to_vec()]);
+        }
     }
 
     #[test]

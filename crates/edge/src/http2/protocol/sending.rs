@@ -5,7 +5,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::{
     super::{
-        frame::{self, END_HEADERS, END_STREAM, FrameHead, HEAD, Kind, Reason},
+        frame::{self, END_HEADERS, END_STREAM, FrameHead, HEAD, Kind, MAX_PAYLOAD, Reason},
         hpack::Encoder,
     },
     Flow, Protocol,
@@ -32,7 +32,7 @@ impl Protocol {
         fields: impl FnOnce(&mut Encoder, &mut BytesMut),
     ) {
         let Some(stream) = self.streams.get_mut(place).and_then(Option::as_mut) else { return };
-        (stream.is_answered, stream.is_sent) = (true, ends);
+        stream.is_answered = true;
         let id = stream.id;
         self.write_block(id, if ends { END_STREAM } else { 0 }, |encoder, out| {
             encoder.status(out, status);
@@ -42,9 +42,7 @@ impl Protocol {
 
     /// Ends an answer with what is said after its content.
     pub fn answer_trailers(&mut self, place: usize, trailers: &HeaderMap) {
-        let Some(stream) = self.streams.get_mut(place).and_then(Option::as_mut) else { return };
-        stream.is_sent = true;
-        let id = stream.id;
+        let Some(id) = self.id(place) else { return };
         self.write_block(id, END_STREAM, |encoder, out| {
             encoder.begin(out);
             trailers.iter().for_each(|(name, value)| encoder.field(out, name.as_str().as_bytes(), value.as_bytes()));
@@ -57,12 +55,12 @@ impl Protocol {
         write(&mut self.encoder, &mut self.out);
         let length = self.out.len() - begin - HEAD;
         let mut head = FrameHead { length, kind: Kind::Headers, flags: flags | END_HEADERS, stream: id };
-        if length <= self.max_payload {
+        if length <= MAX_PAYLOAD {
             return self.out[begin..begin + HEAD].copy_from_slice(&head.bytes());
         }
         let block = self.out.split_off(begin + HEAD);
         self.out.truncate(begin);
-        let mut parts = block.chunks(self.max_payload).peekable();
+        let mut parts = block.chunks(MAX_PAYLOAD).peekable();
         while let Some(part) = parts.next() {
             let ends = if parts.peek().is_none() { END_HEADERS } else { 0 };
             // That the stream ends is said in the first part alone.
@@ -75,7 +73,7 @@ impl Protocol {
     }
 
     /// Whether content of a stream could be sent now.
-    pub fn flow(&mut self, place: usize) -> Flow {
+    fn flow(&mut self, place: usize) -> Flow {
         let takes = self.takes();
         match self.streams.get_mut(place).and_then(Option::as_mut) {
             None => Flow::Over,
@@ -100,12 +98,12 @@ impl Protocol {
                 return flow;
             }
             let Some(stream) = &mut self.streams[place] else { return Flow::Over };
-            let most = stream.window.min(self.window).clamp(0, self.max_payload as i64) as usize;
+            let most = stream.window.min(self.window).clamp(0, MAX_PAYLOAD as i64) as usize;
             let piece = data.split_to(most.min(data.len()));
             stream.window -= piece.len() as i64;
             self.window -= piece.len() as i64;
-            stream.is_sent = ends && data.is_empty();
-            let flags = if stream.is_sent { END_STREAM } else { 0 };
+            self.sent += piece.len() as u64;
+            let flags = if ends && data.is_empty() { END_STREAM } else { 0 };
             frame::write_head(&mut self.out, piece.len(), Kind::Data, flags, stream.id);
             self.out.extend_from_slice(&piece);
             if data.is_empty() {

@@ -45,7 +45,7 @@ impl Talk {
         frames
     }
 
-    fn reads(&mut self, place: usize, id: u32) -> Poll<Result<Piece, BadContent>> {
+    fn reads(&mut self, place: usize, id: u32) -> Poll<Result<Piece, Over>> {
         self.protocol.read(place, id, &mut Context::from_waker(Waker::noop()))
     }
 }
@@ -141,7 +141,26 @@ fn content_takes_room_until_it_is_read() {
     let events = (0..200).map(|_| talk.hears(&frame(0, 0, 1, &piece)).unwrap()).find(|events| !events.is_empty());
     assert!(matches!(events.unwrap()[..], [Event::Over(0)]));
     assert!(talk.says().iter().any(|(kind, _, id, _)| (*kind, *id) == (3, 1)));
-    assert_eq!(talk.reads(0, 1), Poll::Ready(Err(BadContent::Over)));
+    assert_eq!(talk.reads(0, 1), Poll::Ready(Err(Over)));
+}
+
+#[test]
+fn padding_and_short_pieces_take_no_room_for_ever() {
+    let mut talk = Talk::begin();
+    talk.hears(&frame(1, 4, 1, &block("POST", &[]))).unwrap();
+    let padded = [&[255][..], b"ab", &[0; 255]].concat();
+    for _ in 0..20_000 {
+        assert!(talk.hears(&frame(0, 8, 1, &padded)).unwrap().is_empty());
+        assert_eq!(talk.reads(0, 1), Poll::Ready(Ok(Piece::Data(Bytes::from_static(b"ab")))));
+    }
+    // What is not read at once is one piece.
+    for _ in 0..1000 {
+        talk.hears(&frame(0, 0, 1, b"c")).unwrap();
+    }
+    talk.hears(&frame(0, 1, 1, &[b'd'; 9000])).unwrap();
+    assert_eq!(talk.reads(0, 1), Poll::Ready(Ok(Piece::Data(vec![b'c'; 1000].into()))));
+    assert_eq!(talk.reads(0, 1), Poll::Ready(Ok(Piece::Data(vec![b'd'; 9000].into()))));
+    assert_eq!(talk.reads(0, 1), Poll::Ready(Ok(Piece::End)));
 }
 
 #[test]
