@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    os::fd::AsRawFd,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -108,9 +109,13 @@ impl Flows {
             Letter::Datagram(datagram) => {
                 if let Some(open) = self.open.get(&flow) {
                     open.is_used.store(true, Relaxed);
-                    // That the machine does not listen was about an earlier one; what it does not take is lost.
-                    let sent = open.socket.try_send(&datagram);
-                    let _ = sent.or_else(|_| open.socket.try_send(&datagram));
+                    with_batch(|batch| {
+                        batch.hold(&datagram);
+                        // Beside the runtime, which knows nothing of a new socket's room yet. That the machine does not
+                        // listen was about an earlier one; what it does not take is lost.
+                        let send = || batch.send(open.socket.as_raw_fd(), 0..1, None, None);
+                        let _ = send().or_else(|_| send());
+                    });
                 }
             }
             Letter::End => drop(self.open.remove(&flow)),

@@ -166,6 +166,11 @@ impl World {
 
     /// Another edge takes over the sockets. Returns the one that was there before, which is to retire.
     pub async fn take_over(&mut self) -> Arc<Edge> {
+        self.take_over_by(edge::Backhaul::default()).await
+    }
+
+    /// The same where other hosts are reached, or reach this one.
+    pub async fn take_over_by(&mut self, backhaul: edge::Backhaul) -> Arc<Edge> {
         let options = EdgeOptions {
             http: self.edge.http_addresses().to_vec(),
             https: self.edge.https_addresses().to_vec(),
@@ -181,7 +186,7 @@ impl World {
             public_https_port: None,
             trusted_proxies: Vec::new(),
             http3: true,
-            backhaul: edge::Backhaul::default(),
+            backhaul,
             access_records: true,
             bounds: Bounds { startup_grace: Duration::ZERO, ..Bounds::default() },
         };
