@@ -39,7 +39,7 @@ fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Followed {
             events.push(format!("{event:?}"));
             match event {
                 Event::Over(place) => waiting.retain(|(it, _)| *it != place),
-                Event::TooLong(place) => {
+                Event::TooMuch(place, _) => {
                     protocol.answer(place, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true, |_, _| {});
                     protocol.end(place);
                 }

@@ -13,9 +13,9 @@ use super::{
 use crate::http::has_token;
 
 /// More fields than this are refused.
-const MAX_FIELDS: usize = 128;
+pub const MAX_FIELDS: usize = 128;
 /// A longer target is refused; `http::Uri` holds no more.
-const MAX_TARGET: usize = 65_534;
+pub const MAX_TARGET: usize = 65_534;
 
 /// A request's head.
 #[derive(Debug)]

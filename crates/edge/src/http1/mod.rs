@@ -26,7 +26,7 @@ pub use encode::{Encoder, announce};
 pub use fields::{Fields, Listed, Place};
 pub use framing::Framing;
 pub use head::{
-    AnswerHead, BadHead, RequestHead, Seen, take_answer, take_request, write_answer, write_field, write_request_fields,
-    write_request_line,
+    AnswerHead, BadHead, MAX_FIELDS, MAX_TARGET, RequestHead, Seen, take_answer, take_request, write_answer,
+    write_field, write_request_fields, write_request_line,
 };
 pub use wire::{AnyStream, Prefixed, Wire};

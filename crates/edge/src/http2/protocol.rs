@@ -19,9 +19,11 @@ use super::{
         Reason, setting,
     },
     hpack::{Decoder, Encoder, List},
-    request::{self, RequestHead},
+    request::{self, BadRequest, RequestHead},
     stream::{Incoming, Over, Piece, Stream},
 };
+
+use crate::http1::BadHead;
 
 /// How much content may come before it is read: of one stream, and of all of a connection. Some that are not read leave
 /// room for others.
@@ -63,8 +65,8 @@ pub enum Event {
         /// What it says.
         head: Box<RequestHead>,
     },
-    /// The same, but its fields are more than may be.
-    TooLong(usize),
+    /// The same, but it says more than may be.
+    TooMuch(usize, BadHead),
     /// The request of this place is over: nobody waits for an answer.
     Over(usize),
 }
@@ -474,11 +476,16 @@ impl Protocol {
             }
             return self.break_stream(id, Reason::RefusedStream, clock);
         }
-        if list.is_cut {
-            self.floods.broken_stream(clock).map_err(Broken::Flood)?;
-            return Ok(Some(Event::TooLong(self.begin(id, Incoming::new(None, ends, false, STREAM_ROOM.into())))));
-        }
-        match RequestHead::read(list) {
+        let head = match list.is_cut {
+            true => Err(BadRequest::TooMuch(BadHead::TooLong(self.limits.header_bytes))),
+            false => RequestHead::read(list),
+        };
+        match head {
+            Err(BadRequest::TooMuch(bad)) => {
+                self.floods.broken_stream(clock).map_err(Broken::Flood)?;
+                let place = self.begin(id, Incoming::new(None, ends, false, STREAM_ROOM.into()));
+                Ok(Some(Event::TooMuch(place, bad)))
+            }
             Ok(head) if !ends || head.length.is_none_or(|length| length == 0) => {
                 let incoming = Incoming::new(head.length, ends, head.waits, STREAM_ROOM.into());
                 let place = self.begin(id, incoming);

@@ -7,7 +7,7 @@ use http::{
 };
 
 use super::hpack::List;
-use crate::http1::{Fields, Listed, Place};
+use crate::http1::{BadHead, Fields, Listed, MAX_FIELDS, MAX_TARGET, Place};
 
 /// A request's head.
 #[derive(Debug)]
@@ -29,6 +29,21 @@ pub struct RequestHead {
 /// A block that is no request, or no trailers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
+
+/// A block that no request is made of.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BadRequest {
+    /// It is none.
+    Malformed,
+    /// It is more than may be.
+    TooMuch(BadHead),
+}
+
+impl From<Malformed> for BadRequest {
+    fn from(_: Malformed) -> Self {
+        Self::Malformed
+    }
+}
 
 /// The pseudo-fields of a request, each once.
 #[derive(Default)]
@@ -55,8 +70,8 @@ impl Pseudo {
 }
 
 impl RequestHead {
-    /// The request that a block says.
-    pub fn read(list: List) -> Result<Self, Malformed> {
+    /// The request that a block says. It may be as long as one of HTTP/1.
+    pub fn read(list: List) -> Result<Self, BadRequest> {
         let List { mut text, mut places, .. } = list;
         let (mut pseudo, mut count) = (Pseudo::default(), 0);
         for place in &places {
@@ -70,13 +85,16 @@ impl RequestHead {
         places.drain(..count);
         let said = Said::of(&text, &places)?;
         join_cookies(&mut text, &mut places, said.cookies);
+        if places.len() > MAX_FIELDS {
+            return Err(BadRequest::TooMuch(BadHead::TooManyFields));
+        }
         let head = text.freeze();
         let part = |place: Option<Place>| place.map(|Place { value: (begin, length), .. }| slice(&head, begin, length));
         let method = part(pseudo.method).and_then(|method| Method::from_bytes(&method).ok()).ok_or(Malformed)?;
         let protocol = part(pseudo.protocol).map(HeaderValue::from_maybe_shared).transpose().map_err(|_| Malformed)?;
         let plain_connect = method == Method::CONNECT && protocol.is_none();
         if protocol.is_some() && method != Method::CONNECT {
-            return Err(Malformed);
+            return Err(BadRequest::Malformed);
         }
         let authority = part(pseudo.authority).filter(|authority| !authority.is_empty());
         let authority = authority.map(Authority::from_maybe_shared).transpose().map_err(|_| Malformed)?;
@@ -84,6 +102,9 @@ impl RequestHead {
             // RFC 9113, 8.5
             (None, None) if plain_connect => target(None, authority, None),
             (Some(scheme), Some(path)) if !plain_connect => {
+                if path.len() > MAX_TARGET {
+                    return Err(BadRequest::TooMuch(BadHead::TargetTooLong));
+                }
                 let is_whole = path.starts_with(b"/") || (*path == *b"*" && method == Method::OPTIONS);
                 let path = PathAndQuery::from_maybe_shared(path).ok().filter(|_| is_whole).ok_or(Malformed)?;
                 let scheme = Scheme::try_from(&scheme[..]).map_err(|_| Malformed)?;
@@ -237,7 +258,7 @@ mod tests {
 
     use super::{super::hpack::Decoder, *};
 
-    fn read(fields: &[(&str, &str)]) -> Result<RequestHead, Malformed> {
+    fn read(fields: &[(&str, &str)]) -> Result<RequestHead, BadRequest> {
         let mut block = Vec::new();
         for (name, value) in fields {
             block.push(0);
@@ -263,6 +284,13 @@ mod tests {
         );
         assert_eq!(head.fields.all(&header::COOKIE).collect::<Vec<_>>(), [b"a=1; b=2"]);
         assert_eq!(head.fields.count(), 3);
+    }
+
+    #[test]
+    fn there_are_as_many_fields_as_in_http_1_however_many_pieces_a_list_of_cookies_has() {
+        let many = |name| USUAL.into_iter().chain(std::iter::repeat_n((name, "1"), 200)).collect::<Vec<_>>();
+        assert_eq!(read(&many("cookie")).unwrap().fields.count(), 1);
+        assert_eq!(read(&many("x")).unwrap_err(), BadRequest::TooMuch(BadHead::TooManyFields));
     }
 
     #[test]

@@ -28,11 +28,16 @@ pub struct Client {
 
 /// Connects by QUIC alone.
 pub async fn connect_quic(world: &World, name: &str) -> Result<(Endpoint, quinn::Connection), quinn::ConnectionError> {
+    let endpoint = endpoint(world);
+    let connection = within(endpoint.connect(world.https(), name).unwrap()).await?;
+    Ok((endpoint, connection))
+}
+
+pub fn endpoint(world: &World) -> Endpoint {
     let crypto = QuicClientConfig::try_from(tls::client(world, &["h3"])).unwrap();
     let mut endpoint = Endpoint::client(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     endpoint.set_default_client_config(ClientConfig::new(Arc::new(crypto)));
-    let connection = within(endpoint.connect(world.https(), name).unwrap()).await?;
-    Ok((endpoint, connection))
+    endpoint
 }
 
 impl Client {
@@ -74,7 +79,7 @@ pub async fn read(stream: &mut Stream) -> Answer {
 }
 
 /// A world with one machine that runs a program.
-async fn world_with(machine: &Machine, program: Router) -> (World, Program) {
+pub async fn world_with(machine: &Machine, program: Router) -> (World, Program) {
     let mut world = World::start().await;
     let program = machine.run(program).await;
     world.know(&[machine]).await;

@@ -23,6 +23,7 @@ mod passthrough;
 mod postgres;
 mod prefer;
 mod proxy_protocol;
+mod quic;
 mod replay;
 mod replay_cache;
 mod smuggling;

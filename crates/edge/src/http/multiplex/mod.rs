@@ -227,7 +227,7 @@ impl<'c> Connection<'c> {
             match event {
                 None => return Ok(()),
                 Some(Event::Begun { place, id, has_content, head }) => self.begin((place, id), has_content, *head),
-                Some(Event::TooLong(place)) => self.refuse(place),
+                Some(Event::TooMuch(place, bad)) => self.refuse(place, bad),
                 Some(Event::Over(place)) => self.seat(place).clear(),
             }
         }
@@ -255,9 +255,8 @@ impl<'c> Connection<'c> {
         self.seat(place).begin(answer, asked);
     }
 
-    /// Says that a request's fields are more than may be.
-    fn refuse(&mut self, place: usize) {
-        let bad = BadHead::TooLong(self.context.bounds.header_bytes);
+    /// Says that a request is more than may be.
+    fn refuse(&mut self, place: usize, bad: BadHead) {
         let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&self.context.region, Instant::now()));
         let mut response = page::answer(&refusal, Format::Text, &id);
         headers::sign(response.headers_mut(), &id);

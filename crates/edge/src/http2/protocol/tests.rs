@@ -239,7 +239,10 @@ fn fields_that_are_too_long_get_an_answer_and_the_next_ones_are_read() {
     let mut talk = Talk::begin();
     let long = "v".repeat(100);
     let many: Vec<_> = (0..60).map(|_| ("name", long.as_str())).collect();
-    assert!(matches!(talk.hears(&frame(1, 5, 1, &block("GET", &many))).unwrap()[..], [Event::TooLong(0)]));
+    assert!(matches!(
+        talk.hears(&frame(1, 5, 1, &block("GET", &many))).unwrap()[..],
+        [Event::TooMuch(0, BadHead::TooLong(_))]
+    ));
     talk.protocol.answer(0, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, true, |_, _| {});
     talk.protocol.end(0);
     assert!(matches!(talk.hears(&frame(1, 5, 3, &block("GET", &[]))).unwrap()[..], [Event::Begun { .. }]));
