@@ -28,7 +28,7 @@ fuzz_target!(|input: (u8, Vec<u8>)| {
     let mut again = BytesMut::new();
     for (flow, letter) in &whole.0 {
         match letter {
-            Letter::Begin(client) => letters::write_begin(&mut again, *flow, *client),
+            Letter::Begin(begin) => letters::write_begin(&mut again, *flow, begin),
             Letter::Datagram(datagram) => letters::write_datagram(&mut again, *flow, datagram),
             Letter::End => letters::write_end(&mut again, *flow),
         }

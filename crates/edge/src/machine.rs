@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, Mutex, OnceLock, PoisonError, Weak,
         atomic::{
             AtomicBool, AtomicU32, AtomicU64, AtomicUsize,
             Ordering::{Relaxed, SeqCst},
@@ -28,7 +28,6 @@ use crate::{
     journal::Allowance,
     outlier::{self, Health, Standing, Tally},
     replay::{Quota, ReplayCache},
-    udp::Carrier,
     upstream::Pool,
     wake::{Drowsy, Falling},
     warmup::{self, Warmth},
@@ -265,8 +264,6 @@ pub struct Target {
     pub pool: Arc<Pool>,
     /// Told each time that a place becomes free; shared by the machines of one service.
     pub freed: Arc<Notify>,
-    /// The way of datagrams to it, if it is on another host and there are some.
-    carrier: Mutex<Weak<Carrier>>,
     load: AtomicU32,
     /// What was under way to it at most since it was looked at last, and before that.
     peaks: [AtomicU32; 2],
@@ -280,13 +277,7 @@ impl Target {
     pub fn new(machine: Arc<Machine>, address: SocketAddr, hop: Option<Arc<Hop>>, freed: Arc<Notify>) -> Self {
         let (load, health, clean) = (AtomicU32::new(0), Mutex::default(), AtomicBool::new(true));
         let peaks = Default::default();
-        let carrier = Mutex::default();
-        Self { machine, address, hop, pool: Arc::default(), freed, carrier, load, peaks, health, clean }
-    }
-
-    /// The way of datagrams to it, as long as somebody goes it.
-    pub fn carrier(&self) -> MutexGuard<'_, Weak<Carrier>> {
-        self.carrier.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { machine, address, hop, pool: Arc::default(), freed, load, peaks, health, clean }
     }
 
     /// How many requests and connections are under way to it.

@@ -35,6 +35,8 @@ const FIRST_WINDOW: u32 = 65_535;
 const FULL: usize = 64 * 1024;
 /// Of how many parts one block of fields may consist.
 const MAX_PARTS: u32 = 16;
+/// Streams up to this one may be more than a client may have while it does not know how many these are.
+const EARLY: u32 = 2000;
 /// How many streams are remembered that were ended before their client had ended them: what it still sends is passed over.
 const REMEMBERED: usize = 512;
 /// What is asked when we say goodbye: once it is answered, the client knows, and begins nothing more.
@@ -469,7 +471,7 @@ impl Protocol {
         }
         if self.places.len() >= self.limits.streams {
             // A client that has not read how many may be has broken no rule.
-            if !self.is_acknowledged {
+            if !self.is_acknowledged && id < EARLY {
                 frame::write_reset(&mut self.out, id, Reason::RefusedStream);
                 self.remember(id);
                 return Ok(None);
@@ -692,7 +694,8 @@ impl Protocol {
     /// So many bytes of content no longer take room.
     fn give_back(&mut self, bytes: usize) {
         self.taken += u32::try_from(bytes).expect("no more is taken than there was room for");
-        if self.taken >= CONNECTION_ROOM / 2 {
+        // Soon: what is not read may leave little room.
+        if self.taken >= STREAM_ROOM / 2 {
             frame::write_window(&mut self.out, 0, self.taken);
             self.room += i64::from(std::mem::take(&mut self.taken));
         }

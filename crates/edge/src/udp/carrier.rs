@@ -1,16 +1,19 @@
-//! The way of datagrams to a machine of another host: all flows to one port of it share a stream of the connection to
-//! that host's worker.
+//! The way of datagrams to the machines of another host: all flows share one stream of the connection to that host's
+//! worker, so that they take no places of requests.
 //!
-//! What waits to be sent is bounded; what comes beyond is lost, as networks lose some. A stream that breaks ends its flows:
-//! the next datagram of each client begins a new one.
+//! What waits to be sent is bounded; what comes beyond is lost, as networks lose some. That a flow has ended is told in
+//! any case, since the worker keeps a socket for it. A stream that breaks ends its flows: the next datagram of each client
+//! begins a new one.
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     os::fd::AsRawFd,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU32,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
 };
 
@@ -24,13 +27,14 @@ use crate::{
     Refusal,
     context::Context,
     machine::{AppState, Target},
-    worker::{Errand, Hop, Letter, Said, Voice, Want, letters, speak_freely},
+    worker::{
+        Hop, Letter, Said, Voice,
+        letters::{self, Begin},
+        speak_freely,
+    },
 };
 
-/// How many pieces wait to be sent to the worker.
-const WAITING: usize = 64;
-
-/// A way to one port of one machine.
+/// A way to one host.
 pub struct Carrier {
     voice: Voice,
     /// Nothing passes any more.
@@ -39,6 +43,8 @@ pub struct Carrier {
     ends: CancellationToken,
     next: AtomicU32,
     flows: Mutex<HashMap<u32, Back>>,
+    /// Flows that have ended, which the worker has not been told.
+    owed: Mutex<Vec<u32>>,
 }
 
 /// The way back to a client.
@@ -48,7 +54,11 @@ pub struct Back {
     pub door: Arc<UdpSocket>,
     /// The client, and which of our addresses he sends to.
     pub key: Key,
-    /// What is told of answers.
+    /// The app.
+    pub app: Arc<AppState>,
+    /// The machine's port.
+    pub target: Arc<Target>,
+    /// What is known of answers.
     pub answered: Arc<Answered>,
 }
 
@@ -59,25 +69,29 @@ pub struct Passage {
 }
 
 impl Carrier {
-    /// The way to a port of a machine: the one there is, or a new one.
-    pub fn to(context: &Arc<Context>, hop: &Arc<Hop>, app: &Arc<AppState>, target: &Arc<Target>) -> Arc<Self> {
-        let mut known = target.carrier();
-        if let Some(carrier) = known.upgrade().filter(|carrier| !carrier.is_over.load(Relaxed)) {
+    /// The way to a host: the one there is, or a new one.
+    fn to(context: &Arc<Context>, hop: &Arc<Hop>) -> Arc<Self> {
+        let mut known = hop.carrier.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(carrier) = known.upgrade().filter(|carrier| !carrier.is_over.load(SeqCst)) {
             return carrier;
         }
-        let (voice, said) = speak_freely(WAITING);
-        let (is_over, ends) = (AtomicBool::new(false), context.retiring.token().child_token());
-        let carrier = Arc::new(Self { voice, is_over, ends, next: AtomicU32::new(0), flows: Mutex::default() });
+        let (voice, said) = speak_freely();
+        let carrier = Arc::new(Self {
+            voice,
+            is_over: AtomicBool::new(false),
+            ends: context.retiring.token().child_token(),
+            next: AtomicU32::new(0),
+            flows: Mutex::default(),
+            owed: Mutex::default(),
+        });
         *known = Arc::downgrade(&carrier);
-        let (context, hop, app, target) = (context.clone(), hop.clone(), app.clone(), target.clone());
-        let way = carrier.clone();
+        let (context, hop, way) = (context.clone(), hop.clone(), carrier.clone());
         context.tasks.clone().spawn(async move {
-            let carried = way.ends.run_until_cancelled(way.carry(&context, &hop, &app, &target, said)).await;
-            way.is_over.store(true, Relaxed);
-            way.flows().clear();
-            if let Some(Err(refusal)) = carried {
-                let port = target.address.port();
-                context.journal.refused(&app, &refusal, &format!("(datagram to port {port})"));
+            let carried = way.ends.run_until_cancelled(way.carry(&context, &hop, said)).await;
+            way.is_over.store(true, SeqCst);
+            let flows: Vec<Back> = way.flows().drain().map(|(_, back)| back).collect();
+            if let Some(Err(reason)) = carried {
+                flows.iter().for_each(|back| back.is_lost(&context, &reason));
             }
         });
         carrier
@@ -87,35 +101,23 @@ impl Carrier {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn carry(
-        &self,
-        context: &Context,
-        hop: &Hop,
-        app: &AppState,
-        target: &Target,
-        said: Said,
-    ) -> Result<(), Refusal> {
-        let errand = Errand::of(&app.name, target, false, Want::Datagrams);
-        let mut heard = context.dialer.datagrams(hop, &errand, said).await?;
+    async fn carry(&self, context: &Context, hop: &Hop, said: Said) -> Result<(), String> {
+        let mut heard = context.dialer.datagrams(hop, said).await?;
         let mut inbox = BytesMut::new();
         while let Some(Ok(frame)) = heard.frame().await {
             inbox.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            loop {
-                match letters::take(&mut inbox) {
-                    Ok(Some((flow, Letter::Datagram(datagram)))) => self.bring_back(app, flow, &datagram),
-                    Ok(Some((flow, _))) => drop(self.flows().remove(&flow)),
-                    Ok(None) => break,
-                    Err(bad) => {
-                        tracing::debug!("a worker is not understood: {bad}");
-                        return Ok(());
-                    }
+            while let Some((flow, letter)) = letters::take(&mut inbox).map_err(|bad| bad.to_string())? {
+                match letter {
+                    Letter::Datagram(datagram) => self.bring_back(flow, &datagram),
+                    // The worker does not have it, or no longer.
+                    _ => self.flows().remove(&flow).iter().for_each(|back| back.answered.end()),
                 }
             }
         }
-        Ok(())
+        Err("its worker has ended the way of datagrams".into())
     }
 
-    fn bring_back(&self, app: &AppState, flow: u32, datagram: &[u8]) {
+    fn bring_back(&self, flow: u32, datagram: &[u8]) {
         let Some(back) = self.flows().get(&flow).cloned() else { return };
         let (client, from) = back.key;
         with_batch(|batch| {
@@ -123,33 +125,65 @@ impl Carrier {
             // What the client's network does not take is lost, as it would be further on.
             let _ = batch.send(back.door.as_raw_fd(), 0..1, Some(client), from);
         });
-        app.metrics().data_out.add(datagram.len() as u64);
+        back.app.metrics().data_out.add(datagram.len() as u64);
         back.answered.now();
+    }
+
+    /// Says letters, behind what is owed. Tells whether there was room for them.
+    fn say(&self, letters: BytesMut) -> bool {
+        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        if owed.is_empty() {
+            return self.voice.try_say(letters.freeze());
+        }
+        let mut out = BytesMut::new();
+        owed.iter().for_each(|flow| letters::write_end(&mut out, *flow));
+        out.extend_from_slice(&letters);
+        let is_said = self.voice.try_say(out.freeze());
+        if is_said {
+            owed.clear();
+        }
+        is_said
+    }
+}
+
+impl Back {
+    /// The way broke, or was never there.
+    fn is_lost(&self, context: &Context, reason: &str) {
+        self.answered.end();
+        self.target.failed(&[]);
+        let (machine, port) = (self.target.machine.id.clone(), self.target.address.port());
+        let refusal = Refusal::Unreachable { machine, port, reason: reason.to_owned() };
+        context.journal.refused(&self.app, &refusal, &format!("(datagram to port {port})"));
     }
 }
 
 impl Passage {
     /// A flow of a client begins; nothing if there is no room for one more.
-    pub fn begin(carrier: Arc<Carrier>, back: Back) -> Option<Self> {
+    pub fn begin(context: &Arc<Context>, hop: &Arc<Hop>, back: Back) -> Option<Self> {
+        let carrier = Carrier::to(context, hop);
         let flow = carrier.next.fetch_add(1, Relaxed);
-        let client: SocketAddr = back.key.0;
-        carrier.flows().insert(flow, back);
-        let passage = Self { carrier, flow };
+        let target = &back.target;
+        let (machine, app) = (target.machine.id.clone(), back.app.name.clone());
+        let begin = Begin { client: back.key.0, port: target.address.port(), machine, app };
         let mut out = BytesMut::new();
-        letters::write_begin(&mut out, flow, client);
-        passage.carrier.voice.try_say(out.freeze()).then_some(passage)
-    }
-
-    /// Whether something still passes.
-    pub fn is_good(&self) -> bool {
-        !self.carrier.is_over.load(Relaxed)
+        letters::write_begin(&mut out, flow, &begin);
+        {
+            let mut flows = carrier.flows();
+            // Looked at under the lock under which the last one ends it.
+            if carrier.is_over.load(SeqCst) {
+                return None;
+            }
+            flows.insert(flow, back);
+        }
+        let passage = Self { carrier, flow };
+        passage.carrier.say(out).then_some(passage)
     }
 
     /// Sends datagrams.
     pub fn send<'d>(&self, datagrams: impl Iterator<Item = &'d [u8]>) {
         let mut out = BytesMut::new();
         datagrams.for_each(|datagram| letters::write_datagram(&mut out, self.flow, datagram));
-        self.carrier.voice.try_say(out.freeze());
+        self.carrier.say(out);
     }
 }
 
@@ -158,14 +192,19 @@ impl Drop for Passage {
         let was_last = {
             let mut flows = self.carrier.flows();
             flows.remove(&self.flow);
-            flows.is_empty()
+            let was_last = flows.is_empty();
+            if was_last {
+                self.carrier.is_over.store(true, SeqCst);
+            }
+            was_last
         };
         if was_last {
-            self.carrier.is_over.store(true, Relaxed);
             return self.carrier.ends.cancel();
         }
         let mut out = BytesMut::new();
         letters::write_end(&mut out, self.flow);
-        self.carrier.voice.try_say(out.freeze());
+        if !self.carrier.say(out) {
+            self.carrier.owed.lock().unwrap_or_else(PoisonError::into_inner).push(self.flow);
+        }
     }
 }

@@ -13,12 +13,14 @@ use super::{
     batch::{Batch, with_batch},
     choose::choose,
     flow::Flow,
+    source::is_forged,
     table::{Key, Limits, Table},
 };
 use crate::{
-    Refusal, Subnet,
+    Refusal,
     context::Context,
-    routing::App,
+    outlier::Standing,
+    routing::{App, Candidate},
     wake::{self, Outlook},
     wish::Wish,
 };
@@ -87,9 +89,7 @@ impl Door {
     }
 
     fn pass(&mut self, key: Key, batch: &Batch, which: Range<usize>, now: Instant) {
-        // Nobody can be answered there, or must not be: machines come from elsewhere, so that is a lie.
-        let forged = |machines: &Subnet| machines.has(key.0.ip().to_canonical());
-        if key.0.port() == 0 || self.context.keeps_sources.get().is_some_and(forged) {
+        if is_forged(&self.context, key.0) {
             return;
         }
         let is_good = self.flows.find(&key, now).map(Flow::is_good);
@@ -115,8 +115,12 @@ impl Door {
         let routing = context.routing.load();
         let app = routing.app(routing.snapshot.datagrams.get(&self.port)?.as_str())?;
         let ready = app.ready_for_datagrams(self.port);
-        let closest = ready.iter().map(|candidate| candidate.region).min();
-        let close: Vec<_> = ready.iter().filter(|candidate| Some(candidate.region) == closest).collect();
+        // Those that cannot be reached only if there are no others.
+        let is_good = |candidate: &&Candidate| candidate.target.standing() == Standing::Good;
+        let has_good = ready.iter().any(|candidate| is_good(&candidate));
+        let able = || ready.iter().filter(|candidate| !has_good || is_good(candidate));
+        let closest = able().map(|candidate| candidate.region).min();
+        let close: Vec<_> = able().filter(|candidate| Some(candidate.region) == closest).collect();
         let client = SocketAddr::new(key.0.ip().to_canonical(), key.0.port());
         let Some(place) = choose(close.iter().map(|candidate| candidate.route.id.as_str()), client) else {
             self.nobody_for(app);

@@ -6,7 +6,7 @@ use std::{
     os::fd::AsRawFd,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -16,7 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     batch::{Batch, with_batch},
-    carrier::{Back, Carrier, Passage},
+    carrier::{Back, Passage},
     source::socket_towards,
     table::{Answers, Key},
 };
@@ -74,21 +74,28 @@ enum Way {
     Worker(Passage),
 }
 
-/// When the machine of a flow answered last.
+/// What is known of a machine's answers to a flow.
 pub struct Answered {
     began: Instant,
-    /// In milliseconds after the beginning and one more; 0 if it never did.
+    /// When it answered last, in milliseconds after the beginning and one more; 0 if it never did.
     after_ms: AtomicU64,
+    /// None will come any more.
+    is_over: AtomicBool,
 }
 
 impl Answered {
     fn never() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), after_ms: AtomicU64::new(0) })
+        Arc::new(Self { began: Instant::now(), after_ms: AtomicU64::new(0), is_over: AtomicBool::new(false) })
     }
 
     /// It answers.
     pub fn now(&self) {
         self.after_ms.store(self.began.elapsed().as_millis() as u64 + 1, Relaxed);
+    }
+
+    /// No answer comes any more.
+    pub fn end(&self) {
+        self.is_over.store(true, Relaxed);
     }
 }
 
@@ -103,18 +110,16 @@ impl Flow {
     ) -> Option<Self> {
         let slot = context.flows.take()?;
         let (epoch, answered) = (target.machine.epoch(), Answered::never());
+        let back =
+            Back { door: door.clone(), key, app: app.clone(), target: target.clone(), answered: answered.clone() };
         let way = match &target.hop {
-            Some(hop) => {
-                let back = Back { door: door.clone(), key, answered: answered.clone() };
-                Way::Worker(Passage::begin(Carrier::to(context, hop, &app, &target), back)?)
-            }
+            Some(hop) => Way::Worker(Passage::begin(context, hop, back)?),
             None => {
                 let socket = socket_towards(context, target.address, key.0);
                 let socket =
                     socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
                 let (socket, ends) = (Arc::new(socket), CancellationToken::new());
-                let back = Back { door: door.clone(), key, answered: answered.clone() };
-                let answers = bring_back(context.clone(), socket.clone(), back, app.clone(), target.clone());
+                let answers = bring_back(context.clone(), socket.clone(), back);
                 let answers = ends.clone().run_until_cancelled_owned(answers);
                 context.tasks.spawn(async move {
                     answers.await;
@@ -128,11 +133,7 @@ impl Flow {
     /// Whether its machine still takes traffic, in the same life.
     pub fn is_good(&self) -> bool {
         let machine = &self.target.machine;
-        let passes = match &self.way {
-            Way::Socket { .. } => true,
-            Way::Worker(passage) => passage.is_good(),
-        };
-        passes && machine.is_open() && machine.epoch() == self.epoch
+        machine.is_open() && machine.epoch() == self.epoch && !self.answered.is_over.load(Relaxed)
     }
 
     /// Sends datagrams to the machine.
@@ -173,9 +174,7 @@ fn refused(context: &Context, app: &AppState, target: &Target) {
 async fn bring_back(
     context: Arc<Context>,
     socket: Arc<UdpSocket>,
-    Back { door, key: (client, from), answered }: Back,
-    app: Arc<AppState>,
-    target: Arc<Target>,
+    Back { door, key: (client, from), app, target, answered }: Back,
 ) {
     loop {
         let passed = socket.async_io(Interest::READABLE, || {
@@ -195,7 +194,7 @@ async fn bring_back(
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused(&context, &app, &target),
             Err(error) => {
                 tracing::debug!("a flow of datagrams ended: {error}");
-                return;
+                return answered.end();
             }
         }
     }

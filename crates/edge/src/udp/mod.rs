@@ -13,7 +13,7 @@
 //!
 //! - Which machine: rendezvous hashing over the ready ones of the closest region ([`choose`]). When one goes away only
 //!   its flows move, with their next datagram.
-//! - Flows to a machine of another host pass by that host's worker ([`carrier`]), which opens the socket.
+//! - Flows to machines of another host pass by that host's worker ([`carrier`]), which opens their sockets.
 //! - A machine's answers come to the flow's socket, which is connected to it, so that nobody else's do; they leave from
 //!   the public port, by the address that the client had sent to.
 //! - The port is not rewritten: a machine gets datagrams at the public port's number.
@@ -47,7 +47,7 @@ pub use self::{
     batch::with_batch,
     carrier::Carrier,
     flow::{Slot, Slots},
-    source::socket_towards,
+    source::{is_forged, socket_towards},
 };
 use crate::{context::Context, listen::Sockets, routing::Routing};
 

@@ -13,6 +13,11 @@ use tokio::net::UdpSocket;
 
 use crate::context::Context;
 
+/// Whether nobody can be answered at an address, or must not be: machines come from elsewhere, so that is a lie.
+pub fn is_forged(context: &Context, client: SocketAddr) -> bool {
+    client.port() == 0 || context.keeps_sources.get().is_some_and(|machines| machines.has(client.ip().to_canonical()))
+}
+
 /// A socket to a machine, under the client's address where this host brings the answers back.
 pub fn socket_towards(context: &Context, machine: SocketAddr, client: SocketAddr) -> io::Result<UdpSocket> {
     match context.keeps_sources.get() {

@@ -34,7 +34,7 @@ use crate::{
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     replay::Head,
-    worker::{Errand, Hop, Said, Tunnel, Verdict, Want, speak},
+    worker::{Errand, Hop, Said, Tunnel, Verdict, Want, fields, speak},
 };
 
 /// How much of the content of one stream of HTTP/2 comes before somebody takes it.
@@ -85,9 +85,21 @@ impl Dialer {
         Ok(Line::Right(Box::new(Tunnel::new(mouth, answer.into_body()))))
     }
 
-    /// Says datagrams to a machine of another host. What it answers is what is heard.
-    pub async fn datagrams(&self, hop: &Hop, errand: &Errand, said: Said) -> Result<Incoming, Refusal> {
-        Ok(self.ask_worker(hop, errand, said.into(), None).await?.into_body())
+    /// Says datagrams to machines of another host. What they answer is what is heard. What goes wrong is told in words.
+    pub async fn datagrams(&self, hop: &Hop, said: Said) -> Result<Incoming, String> {
+        let by = self.connect_by(None);
+        let mut sender = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
+        let mut request = Request::new(said.into());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = Uri::from_static("http://machine/");
+        fields::ask_for_datagrams(request.headers_mut());
+        let answer = timeout_at(by, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| String::from("its worker gave no answer in time"))?;
+        let mut answer = answer.map_err(|error| format!("its worker: {}", Report(&error)))?;
+        match Verdict::take(answer.headers_mut()) {
+            Some(_) => Err("its worker takes no datagrams".into()),
+            None => Ok(answer.into_body()),
+        }
     }
 
     /// Sees to it that a machine of another host takes traffic.

@@ -32,7 +32,7 @@ use crate::{
     http::{InboundBody, Interim},
     http1::Fields,
     limits::{AnswerBegun, Paced},
-    machine::{Lease, Target},
+    machine::Lease,
     options::BoxError,
     refusal::Refusal,
     replay::Head,
@@ -138,11 +138,10 @@ async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<
 
 /// Sends a request to the machine that it names.
 async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result<Response<AnswerToEdge>, Verdict> {
-    let errand = Errand::take(request.headers_mut()).ok_or(Verdict::Unknown)?;
-    if errand.want == Want::Datagrams {
-        let target = for_datagrams(context, &errand)?;
-        return Ok(Response::new(AnswerToEdge::Connection(flows::join(context, target, request.into_body()))));
+    if fields::asks_for_datagrams(request.headers()) {
+        return Ok(Response::new(AnswerToEdge::Connection(flows::join(context, request.into_body()))));
     }
+    let errand = Errand::take(request.headers_mut()).ok_or(Verdict::Unknown)?;
     if errand.want == Want::Waking && wake_for_datagrams(context, &errand).await? {
         return Ok(Response::new(AnswerToEdge::Nothing));
     }
@@ -150,7 +149,7 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     match errand.want {
         Want::Answer => {}
         Want::Connection => return connect(context, chosen, request.into_body()).await,
-        Want::Waking | Want::Datagrams => return Ok(Response::new(AnswerToEdge::Nothing)),
+        Want::Waking => return Ok(Response::new(AnswerToEdge::Nothing)),
     }
     let authority = request.uri().authority().map(ToString::to_string).unwrap_or_default();
     let (parts, body) = request.into_parts();
@@ -205,15 +204,6 @@ async fn connect(context: &Arc<Context>, chosen: Chosen, heard: Incoming) -> Res
         chosen.lease.target.machine.metrics().disconnects.one();
     });
     Ok(Response::new(AnswerToEdge::Connection(said)))
-}
-
-/// Where datagrams to the machine go that is asked for. Nobody waits for a machine that takes none: they would be late.
-fn for_datagrams(context: &Context, errand: &Errand) -> Result<Arc<Target>, Verdict> {
-    let routing = context.routing.load();
-    let app = routing.app(errand.app.as_str()).ok_or(Verdict::Unknown)?;
-    let mut ready = app.ready_for_datagrams(errand.port).iter();
-    let candidate = ready.find(|candidate| candidate.route.id == errand.machine).ok_or(Verdict::Asleep)?;
-    if candidate.target.hop.is_some() { Err(Verdict::Unknown) } else { Ok(candidate.target.clone()) }
 }
 
 /// Wakes a machine that is reached by datagrams alone. Tells whether it is one.

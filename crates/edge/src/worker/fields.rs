@@ -24,15 +24,12 @@ pub enum Want {
     Answer,
     /// A connection.
     Connection,
-    /// To send datagrams to it, and to hear those that it answers.
-    Datagrams,
     /// That it takes traffic.
     Waking,
 }
 
 impl Want {
-    const WORDS: [(Self, &'static str); 3] =
-        [(Self::Connection, "connection"), (Self::Datagrams, "datagrams"), (Self::Waking, "waking")];
+    const WORDS: [(Self, &'static str); 2] = [(Self::Connection, "connection"), (Self::Waking, "waking")];
 }
 
 /// Whom a request is for.
@@ -91,6 +88,19 @@ impl Errand {
             want,
         })
     }
+}
+
+/// A way for datagrams to whatever machines of the host is wanted: which ones is said in it.
+const DATAGRAMS: &str = "datagrams";
+
+/// Says that such a way is wanted.
+pub fn ask_for_datagrams(headers: &mut HeaderMap) {
+    headers.insert(WANT, HeaderValue::from_static(DATAGRAMS));
+}
+
+/// Whether such a way is wanted.
+pub fn asks_for_datagrams(headers: &HeaderMap) -> bool {
+    headers.get(WANT).is_some_and(|want| want == DATAGRAMS)
 }
 
 /// Why a worker has not sent a request to its machine, or has no answer.
@@ -199,9 +209,7 @@ mod tests {
             let (app, machine) = ("shop".parse().unwrap(), MachineId::from_random([1; 7]));
             Errand { app, machine, port: 8080, only, want }
         };
-        for said in [Want::Answer, Want::Connection, Want::Datagrams, Want::Waking]
-            .map(|want| errand(want == Want::Waking, want))
-        {
+        for said in [Want::Answer, Want::Connection, Want::Waking].map(|want| errand(want == Want::Waking, want)) {
             let mut headers = HeaderMap::new();
             said.put(&mut headers);
             assert_eq!(Errand::take(&mut headers), Some(said));

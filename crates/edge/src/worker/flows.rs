@@ -1,8 +1,7 @@
-//! The flows of datagrams that an edge elsewhere has to one port of one machine of this host.
+//! The flows of datagrams that an edge elsewhere has to the machines of this host.
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
     os::fd::AsRawFd,
     sync::{
         Arc,
@@ -21,23 +20,19 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    letters::{self, Letter},
+    letters::{self, Begin, Letter},
     tunnel::{Said, Voice, speak_freely},
 };
 use crate::{
     context::Context,
     machine::Target,
-    udp::{Slot, socket_towards, with_batch},
+    udp::{Slot, is_forged, socket_towards, with_batch},
 };
 
-/// How many pieces wait to be sent to the edge; what comes beyond is lost, as networks lose some.
-const WAITING: usize = 16;
-
-/// Takes what an edge says to a port of a machine. What the machine answers is what is returned.
-pub fn join(context: &Arc<Context>, target: Arc<Target>, heard: Incoming) -> Said {
-    let (voice, said) = speak_freely(WAITING);
-    let epoch = target.machine.epoch();
-    let flows = Flows { context: context.clone(), target, epoch, voice, open: HashMap::new() };
+/// Takes what an edge says to machines. What they answer is what is returned.
+pub fn join(context: &Arc<Context>, heard: Incoming) -> Said {
+    let (voice, said) = speak_freely();
+    let flows = Flows { context: context.clone(), voice, open: HashMap::new() };
     let (aborting, retiring) = (context.aborting.token().clone(), context.retiring.token().clone());
     context.tasks.spawn(async move {
         tokio::select! {
@@ -51,9 +46,6 @@ pub fn join(context: &Arc<Context>, target: Arc<Target>, heard: Incoming) -> Sai
 
 struct Flows {
     context: Arc<Context>,
-    target: Arc<Target>,
-    /// The life of the machine that they began in.
-    epoch: u64,
     voice: Voice,
     open: HashMap<u32, Open>,
 }
@@ -61,34 +53,50 @@ struct Flows {
 /// A flow. Dropping it ends it.
 struct Open {
     socket: Arc<UdpSocket>,
-    /// Something has passed since it was last looked.
-    is_used: Arc<AtomicBool>,
+    target: Arc<Target>,
+    /// The life of the machine that it began in.
+    epoch: u64,
+    passed: Arc<Passed>,
+    /// How many times it was looked at in silence.
+    silent: u32,
     _ends: DropGuard,
     _slot: Slot,
 }
 
+/// What has passed of a flow.
+#[derive(Default)]
+struct Passed {
+    /// Something, since it was last looked.
+    lately: AtomicBool,
+    /// An answer.
+    back: AtomicBool,
+    /// Its socket gives no more.
+    is_broken: AtomicBool,
+}
+
+impl Open {
+    fn is_good(&self) -> bool {
+        let machine = &self.target.machine;
+        machine.is_open() && machine.epoch() == self.epoch && !self.passed.is_broken.load(Relaxed)
+    }
+}
+
 impl Flows {
-    /// Until the edge ends it, or the machine is another one.
+    /// Until the edge ends it.
     async fn carry(mut self, mut heard: Incoming) {
         let mut inbox = BytesMut::new();
-        // The edge ends what is silent; this is for what it could not tell.
-        let silence = self.context.bounds.flow_both_ways;
-        let mut sweep = interval_at(Instant::now() + silence, silence);
+        let look = self.context.bounds.flow_one_way;
+        let mut sweep = interval_at(Instant::now() + look, look);
         loop {
             let frame = tokio::select! {
                 frame = heard.frame() => frame,
                 _ = sweep.tick() => {
-                    self.open.retain(|_, open| open.is_used.swap(false, Relaxed));
+                    self.sweep();
                     continue;
                 }
             };
             let Some(Ok(frame)) = frame else { return };
             inbox.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            let machine = &self.target.machine;
-            if !machine.is_open() || machine.epoch() != self.epoch {
-                return;
-            }
-            machine.use_at(Instant::now);
             loop {
                 match letters::take(&mut inbox) {
                     Ok(Some((flow, letter))) => self.obey(flow, letter),
@@ -99,63 +107,103 @@ impl Flows {
         }
     }
 
+    /// Ends what has been silent. The edge does that, too; this is for what it could not tell.
+    fn sweep(&mut self) {
+        let bounds = &self.context.bounds;
+        let looks =
+            |time: std::time::Duration| 1 + time.as_millis().div_ceil(bounds.flow_one_way.as_millis().max(1)) as u32;
+        let (one_way, both_ways) = (looks(bounds.flow_one_way), looks(bounds.flow_both_ways));
+        let is_over = |open: &mut Open| {
+            open.silent = if open.passed.lately.swap(false, Relaxed) { 0 } else { open.silent + 1 };
+            let enough = if open.passed.back.load(Relaxed) { both_ways } else { one_way };
+            open.silent > enough || !open.is_good()
+        };
+        let over: Vec<u32> = self.open.iter_mut().filter_map(|(flow, open)| is_over(open).then_some(*flow)).collect();
+        over.into_iter().for_each(|flow| self.end(flow));
+    }
+
     fn obey(&mut self, flow: u32, letter: Letter) {
         match letter {
-            Letter::Begin(client) => {
-                if let Some(open) = self.begin(flow, client) {
-                    self.open.insert(flow, open);
-                }
-            }
+            Letter::Begin(begin) => match self.begin(flow, &begin) {
+                Some(open) => drop(self.open.insert(flow, open)),
+                None => self.end(flow),
+            },
             Letter::Datagram(datagram) => {
-                if let Some(open) = self.open.get(&flow) {
-                    open.is_used.store(true, Relaxed);
-                    with_batch(|batch| {
-                        batch.hold(&datagram);
-                        // Beside the runtime, which knows nothing of a new socket's room yet. That the machine does not
-                        // listen was about an earlier one; what it does not take is lost.
-                        let send = || batch.send(open.socket.as_raw_fd(), 0..1, None, None);
-                        let _ = send().or_else(|_| send());
-                    });
-                }
+                let Some(open) = self.open.get(&flow).filter(|open| open.is_good()) else { return self.end(flow) };
+                open.passed.lately.store(true, Relaxed);
+                open.target.machine.use_at(Instant::now);
+                with_batch(|batch| {
+                    batch.hold(&datagram);
+                    // Beside the runtime, which knows nothing of a new socket's room yet. That the machine does not
+                    // listen was about an earlier one; what it does not take is lost.
+                    let send = || batch.send(open.socket.as_raw_fd(), 0..1, None, None);
+                    let _ = send().or_else(|_| send());
+                });
             }
             Letter::End => drop(self.open.remove(&flow)),
         }
     }
 
-    fn begin(&self, flow: u32, client: SocketAddr) -> Option<Open> {
-        let slot = self.context.flows.take()?;
-        let socket = socket_towards(&self.context, self.target.address, client);
+    /// A flow is over, or never began: the edge is told, so that the client's next datagram begins another one.
+    fn end(&mut self, flow: u32) {
+        self.open.remove(&flow);
+        let mut out = BytesMut::new();
+        letters::write_end(&mut out, flow);
+        self.voice.try_say(out.freeze());
+    }
+
+    fn begin(&self, flow: u32, begin: &Begin) -> Option<Open> {
+        let context = &self.context;
+        if self.open.len() >= context.bounds.flows_per_port || is_forged(context, begin.client) {
+            return None;
+        }
+        let target = self.target(begin)?;
+        let slot = context.flows.take()?;
+        let socket = socket_towards(context, target.address, begin.client);
         let socket =
             socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
-        let (socket, is_used, ends) = (Arc::new(socket), Arc::new(AtomicBool::new(true)), CancellationToken::new());
-        let answers = bring_back(flow, socket.clone(), is_used.clone(), self.voice.clone(), self.target.clone());
+        let (socket, passed, ends) = (Arc::new(socket), Arc::<Passed>::default(), CancellationToken::new());
+        let answers = bring_back(flow, socket.clone(), passed.clone(), self.voice.clone());
         let answers = ends.clone().run_until_cancelled_owned(answers);
-        self.context.tasks.spawn(async move {
+        context.tasks.spawn(async move {
             answers.await;
         });
-        Some(Open { socket, is_used, _ends: ends.drop_guard(), _slot: slot })
+        let epoch = target.machine.epoch();
+        Some(Open { socket, target, epoch, passed, silent: 0, _ends: ends.drop_guard(), _slot: slot })
+    }
+
+    /// Where the datagrams of a flow go. Nobody waits for a machine that takes none: they would be late.
+    fn target(&self, begin: &Begin) -> Option<Arc<Target>> {
+        let routing = self.context.routing.load();
+        let mut ready = routing.app(begin.app.as_str())?.ready_for_datagrams(begin.port).iter();
+        let candidate = ready.find(|candidate| candidate.route.id == begin.machine)?;
+        // One that is reached through yet another host is none: datagrams do not go around in circles.
+        candidate.target.hop.is_none().then(|| candidate.target.clone())
     }
 }
 
 /// Tells the edge what the machine answers, until the flow ends.
-async fn bring_back(flow: u32, socket: Arc<UdpSocket>, is_used: Arc<AtomicBool>, voice: Voice, target: Arc<Target>) {
+async fn bring_back(flow: u32, socket: Arc<UdpSocket>, passed: Arc<Passed>, voice: Voice) {
     loop {
-        let passed = socket.async_io(Interest::READABLE, || {
+        let received = socket.async_io(Interest::READABLE, || {
             with_batch(|batch| {
                 batch.receive(&*socket)?;
                 let mut out = BytesMut::new();
                 batch.each(|datagram| letters::write_datagram(&mut out, flow, datagram));
                 voice.try_say(out.freeze());
-                is_used.store(true, Relaxed);
-                target.machine.use_at(Instant::now);
+                passed.lately.store(true, Relaxed);
+                passed.back.store(true, Relaxed);
                 batch.end()
             })
         });
-        match passed.await {
+        match received.await {
             Ok(()) => {}
             // It was about a datagram that is lost.
             Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
-            Err(error) => return tracing::debug!("a flow of datagrams ended: {error}"),
+            Err(error) => {
+                tracing::debug!("a flow of datagrams ended: {error}");
+                return passed.is_broken.store(true, Relaxed);
+            }
         }
     }
 }

@@ -1,7 +1,11 @@
 //! The way to the worker of one host: one HTTP/2 connection for all requests, made when it is needed and made again when it
 //! is lost.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use catalog::Worker;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -19,7 +23,7 @@ use super::{
     Credentials,
     identity::{ALPN, server_name},
 };
-use crate::{gathered::Gathered, upstream::RequestBody};
+use crate::{gathered::Gathered, udp::Carrier, upstream::RequestBody};
 
 /// After a failure the worker is not tried again for so long: requests go elsewhere at once.
 const REST: Duration = Duration::from_millis(250);
@@ -30,6 +34,8 @@ pub struct Hop {
     pub worker: Arc<Worker>,
     credentials: Arc<Credentials>,
     state: Mutex<State>,
+    /// The way of datagrams, as long as somebody goes it.
+    pub carrier: std::sync::Mutex<Weak<Carrier>>,
 }
 
 #[derive(Default)]
@@ -41,7 +47,7 @@ struct State {
 impl Hop {
     /// A way that has not been gone.
     pub fn new(worker: Arc<Worker>, credentials: Arc<Credentials>) -> Self {
-        Self { worker, credentials, state: Mutex::default() }
+        Self { worker, credentials, state: Mutex::default(), carrier: std::sync::Mutex::default() }
     }
 
     /// The connection that all requests share.

@@ -1,16 +1,18 @@
-//! How datagrams are written into the connection between two hosts: those of all clients of one port of one machine, one
-//! after the other.
+//! How datagrams are written into the connection between two hosts: those of all clients and all machines, one after the
+//! other.
 //!
 //! ```text
-//!  edge ══ flow 7 begins: client 192.0.2.1:4000 │ flow 7: "ping" │ flow 9: … │ flow 7 ends ══▶ worker
-//!       ◀═ flow 7: "pong" ═══════════════════════════════════════════════════════════════════
+//!  edge ══ flow 7 begins: from 192.0.2.1:4000 to port 53 of a machine │ flow 7: "ping" │ flow 9: … │ flow 7 ends ══▶ worker
+//!       ◀═ flow 7: "pong" │ flow 9 ends ══════════════════════════════════════════════════════════════════════════
 //!
 //!  flow (32 bits)   what (8)   length (16)   then `length` bytes
+//!  of a beginning:  client (128 + 16)   port (16)   length of the machine's name (8)   machine   app
 //! ```
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use model::{AppName, MachineId};
 use thiserror::Error;
 
 /// The length of what stands before the bytes.
@@ -18,18 +20,31 @@ const HEAD: usize = 7;
 const DATAGRAM: u8 = 0;
 const BEGIN: u8 = 1;
 const END: u8 = 2;
-/// An address and a port.
-const CLIENT: usize = 18;
+/// What stands before the names of a beginning.
+const ENDS: usize = 21;
 
 /// What is said of a flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Letter {
-    /// It begins: whose it is.
-    Begin(SocketAddr),
+    /// It begins.
+    Begin(Begin),
     /// A datagram passes.
     Datagram(Bytes),
     /// It is over.
     End,
+}
+
+/// Between whom a flow is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begin {
+    /// The client.
+    pub client: SocketAddr,
+    /// The port of the machine; datagrams keep their port.
+    pub port: u16,
+    /// The machine.
+    pub machine: MachineId,
+    /// Its app.
+    pub app: AppName,
 }
 
 /// What is no letter.
@@ -49,7 +64,7 @@ pub fn take(inbox: &mut BytesMut) -> Result<Option<(u32, Letter)>, BadLetter> {
     let bytes = inbox.split_to(length).freeze();
     let letter = match (what, length) {
         (DATAGRAM, _) => Letter::Datagram(bytes),
-        (BEGIN, CLIENT) => Letter::Begin(client(bytes)),
+        (BEGIN, _) => Letter::Begin(begin(bytes).ok_or(BadLetter)?),
         (END, 0) => Letter::End,
         _ => return Err(BadLetter),
     };
@@ -57,14 +72,20 @@ pub fn take(inbox: &mut BytesMut) -> Result<Option<(u32, Letter)>, BadLetter> {
 }
 
 /// Writes that a flow begins.
-pub fn write_begin(out: &mut BytesMut, flow: u32, client: SocketAddr) {
-    let ip = match client.ip() {
+pub fn write_begin(out: &mut BytesMut, flow: u32, begin: &Begin) {
+    let ip = match begin.client.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
     };
-    write_head(out, flow, BEGIN, CLIENT as u16);
+    let (machine, app) = (begin.machine.as_str(), begin.app.as_str());
+    let short = |length: usize| u16::try_from(length).expect("names are short");
+    write_head(out, flow, BEGIN, short(ENDS + machine.len() + app.len()));
     out.extend_from_slice(&ip.octets());
-    out.put_u16(client.port());
+    out.put_u16(begin.client.port());
+    out.put_u16(begin.port);
+    out.put_u8(u8::try_from(machine.len()).expect("names are short"));
+    out.extend_from_slice(machine.as_bytes());
+    out.extend_from_slice(app.as_bytes());
 }
 
 /// Writes a datagram; what is longer than any can be is cut.
@@ -85,9 +106,13 @@ fn write_head(out: &mut BytesMut, flow: u32, what: u8, length: u16) {
     out.put_u16(length);
 }
 
-fn client(mut bytes: Bytes) -> SocketAddr {
-    let ip = Ipv6Addr::from(bytes.get_u128());
-    SocketAddr::new(IpAddr::V6(ip).to_canonical(), bytes.get_u16())
+fn begin(mut bytes: Bytes) -> Option<Begin> {
+    let ip = Ipv6Addr::from(bytes.try_get_u128().ok()?);
+    let client = SocketAddr::new(IpAddr::V6(ip).to_canonical(), bytes.try_get_u16().ok()?);
+    let (port, machine) = (bytes.try_get_u16().ok()?, bytes.try_get_u8().ok()?);
+    let (machine, app) = bytes.split_at_checked(usize::from(machine))?;
+    let text = |name| std::str::from_utf8(name).ok();
+    Some(Begin { client, port, machine: text(machine)?.parse().ok()?, app: text(app)?.parse().ok()? })
 }
 
 #[cfg(test)]
@@ -109,8 +134,11 @@ mod tests {
 
     fn letter() -> impl Strategy<Value = Letter> {
         prop_oneof![
-            any::<SocketAddr>()
-                .prop_map(|client| Letter::Begin(SocketAddr::new(client.ip().to_canonical(), client.port()))),
+            any::<(SocketAddr, u16, [u8; 7])>().prop_map(|(client, port, machine)| {
+                let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+                let (machine, app) = (MachineId::from_random(machine), "shop".parse().unwrap());
+                Letter::Begin(Begin { client, port, machine, app })
+            }),
             prop::collection::vec(any::<u8>(), 0..100).prop_map(|bytes| Letter::Datagram(bytes.into())),
             Just(Letter::End),
         ]
@@ -125,7 +153,7 @@ mod tests {
             let mut out = BytesMut::new();
             for (flow, letter) in &letters {
                 match letter {
-                    Letter::Begin(client) => write_begin(&mut out, *flow, *client),
+                    Letter::Begin(begin) => write_begin(&mut out, *flow, begin),
                     Letter::Datagram(bytes) => write_datagram(&mut out, *flow, bytes),
                     Letter::End => write_end(&mut out, *flow),
                 }

@@ -14,7 +14,7 @@
 //! from.
 
 mod door;
-mod fields;
+pub mod fields;
 mod flows;
 mod hop;
 mod hops;

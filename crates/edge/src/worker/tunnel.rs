@@ -11,6 +11,10 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, ready},
 };
 
@@ -42,28 +46,45 @@ pub struct Mouth(PollSender<Word>);
 pub struct Said {
     words: mpsc::Receiver<Word>,
     has_ended: bool,
+    /// How many bytes wait, where that is bounded.
+    waiting: Option<Arc<AtomicUsize>>,
 }
 
 /// A way to speak, and what is said.
 pub fn speak() -> (Mouth, Said) {
     let (sender, words) = mpsc::channel(PIECES);
-    (Mouth(PollSender::new(sender)), Said { words, has_ended: false })
+    (Mouth(PollSender::new(sender)), Said { words, has_ended: false, waiting: None })
 }
 
 /// A way to say what may be lost: nobody waits until there is room for it.
 #[derive(Clone)]
-pub struct Voice(mpsc::Sender<Word>);
+pub struct Voice {
+    words: mpsc::Sender<Word>,
+    waiting: Arc<AtomicUsize>,
+}
 
-/// A way to say what may be lost, and what is said: so many pieces may wait.
-pub fn speak_freely(pieces: usize) -> (Voice, Said) {
-    let (sender, words) = mpsc::channel(pieces);
-    (Voice(sender), Said { words, has_ended: false })
+/// How many pieces may wait that may be lost, and how many bytes.
+const FREE: (usize, usize) = (1024, 1 << 20);
+
+/// A way to say what may be lost, and what is said.
+pub fn speak_freely() -> (Voice, Said) {
+    let (sender, words) = mpsc::channel(FREE.0);
+    let waiting = Arc::<AtomicUsize>::default();
+    let said = Said { words, has_ended: false, waiting: Some(waiting.clone()) };
+    (Voice { words: sender, waiting }, said)
 }
 
 impl Voice {
     /// Says a piece. Tells whether there was room for it.
     pub fn try_say(&self, piece: Bytes) -> bool {
-        self.0.try_send(Word::Bytes(piece)).is_ok()
+        let length = piece.len();
+        // It counts before it is there, so that nobody takes it away before.
+        let has_room = self.waiting.fetch_add(length, Relaxed) + length <= FREE.1;
+        let is_said = has_room && self.words.try_send(Word::Bytes(piece)).is_ok();
+        if !is_said {
+            self.waiting.fetch_sub(length, Relaxed);
+        }
+        is_said
     }
 }
 
@@ -76,7 +97,12 @@ impl Body for Said {
             return Poll::Ready(None);
         }
         Poll::Ready(match ready!(self.words.poll_recv(cx)) {
-            Some(Word::Bytes(bytes)) => Some(Ok(Frame::data(bytes))),
+            Some(Word::Bytes(bytes)) => {
+                if let Some(waiting) = &self.waiting {
+                    waiting.fetch_sub(bytes.len(), Relaxed);
+                }
+                Some(Ok(Frame::data(bytes)))
+            }
             Some(Word::End) => {
                 self.has_ended = true;
                 None

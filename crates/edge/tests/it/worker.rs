@@ -380,6 +380,33 @@ async fn flows_to_another_host_that_lose_their_machine_find_the_next_one() {
 }
 
 #[tokio::test]
+async fn a_flow_that_its_machines_host_has_given_up_begins_anew() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let (machine, other) = (udp::taking("dns"), udp::taking("dns"));
+    let (_echo, _other) = (udp::Echo::start(&machine).await, udp::Echo::start(&other).await);
+    host.know(&[&machine, &other]).await;
+    far.know(&[(&machine, &worker), (&other, &worker)]).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(udp::client(&far.world).await);
+    }
+    for client in &clients {
+        udp::ask(client, b"hello").await;
+    }
+    // The edge hears nothing of it; its flows to the other one go on in the same stream.
+    host.know(&[&machine.clone().state(MachineState::Stopped), &other]).await;
+    for client in &clients {
+        client.send(b"lost, or not").await.unwrap();
+    }
+    host.know(&[&machine, &other]).await;
+    for client in &clients {
+        // Answers to what was not lost come first.
+        while !udp::ask(client, b"again").await.ends_with(b"again") {}
+    }
+}
+
+#[tokio::test]
 async fn a_machine_of_another_host_is_woken_by_a_datagram() {
     let authority = Authority::new();
     let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);

@@ -179,6 +179,9 @@ impl<'c> Connection<'c> {
         };
         let was_choked = self.shared.lock().is_choked();
         let has_more = self.work() | heard;
+        if self.shared.is_broken() {
+            return Poll::Ready(End::Gone);
+        }
         if self.say(cx).is_err() || self.aborting.poll(cx).is_ready() {
             return Poll::Ready(End::Gone);
         }
@@ -270,8 +273,10 @@ impl<'c> Connection<'c> {
         &mut self.seats[place]
     }
 
-    /// Goes on in each place where there is something to be done. Tells whether there is more.
+    /// Goes on in each place where there is something to be done. Tells whether there is more. What rings meanwhile has
+    /// the task come again.
     fn work(&mut self) -> bool {
+        self.shared.take_ready(&mut self.ready);
         for _ in 0..MAX_STEPS {
             let Some((place, is_next_in_line)) = self.next() else { return false };
             let may_send = is_next_in_line || self.line.is_empty();
@@ -280,7 +285,7 @@ impl<'c> Connection<'c> {
             let step = catch_unwind(AssertUnwindSafe(|| seat.step(&self.shared, place, may_send)));
             let step = step.unwrap_or_else(|_| {
                 self.shared.lock().reset(place, Reason::Internal);
-                seat.clear();
+                let _ = catch_unwind(AssertUnwindSafe(|| seat.clear()));
                 Step::Over
             });
             if step == Step::Full && !std::mem::replace(&mut seat.is_in_line, true) {
@@ -296,24 +301,18 @@ impl<'c> Connection<'c> {
 
     /// The next place where there is something to be done, and whether it is the one that has waited the longest.
     fn next(&mut self) -> Option<(usize, bool)> {
-        loop {
-            if let Some(place) = self.ready.pop() {
-                self.seats[place].bell.heard();
-                return Some((place, false));
-            }
-            self.shared.take_ready(&mut self.ready);
-            if !self.ready.is_empty() {
-                continue;
-            }
-            let mut protocol = self.shared.lock();
-            if let Some(place) = protocol.opened() {
-                return Some((place, false));
-            }
-            let place = self.line.front().copied().filter(|_| protocol.takes())?;
-            self.line.pop_front();
-            self.seats[place].is_in_line = false;
-            return Some((place, true));
+        if let Some(place) = self.ready.pop() {
+            self.seats[place].bell.heard();
+            return Some((place, false));
         }
+        let mut protocol = self.shared.lock();
+        if let Some(place) = protocol.opened() {
+            return Some((place, false));
+        }
+        let place = self.line.front().copied().filter(|_| protocol.takes())?;
+        self.line.pop_front();
+        self.seats[place].is_in_line = false;
+        Some((place, true))
     }
 
     /// Writes what was said.

@@ -41,6 +41,11 @@ impl Shared {
         self.protocol.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether somebody has left the protocol in the middle of a step.
+    pub fn is_broken(&self) -> bool {
+        self.protocol.is_poisoned()
+    }
+
     /// Moves what is ready behind what is in `places`.
     pub fn take_ready(&self, places: &mut Vec<usize>) {
         places.append(&mut self.ready.lock().unwrap_or_else(PoisonError::into_inner));
