@@ -262,10 +262,11 @@ impl Protocol {
         frame::write_ping(&mut self.out, 0, ALIVE);
     }
 
-    /// Gives back what a buffer holds for nothing.
+    /// Gives back what is held for nothing while nothing is under way.
     pub fn rest(&mut self) {
-        if self.out.is_empty() {
+        if self.out.is_empty() && self.is_idle() {
             self.out = BytesMut::new();
+            (self.streams, self.free, self.open) = (Vec::new(), Vec::new(), Vec::new());
         }
     }
 

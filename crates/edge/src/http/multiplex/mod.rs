@@ -280,7 +280,8 @@ impl<'c> Connection<'c> {
         for _ in 0..MAX_STEPS {
             let Some((place, is_next_in_line)) = self.next() else { return false };
             let may_send = is_next_in_line || self.line.is_empty();
-            let seat = &mut self.seats[place];
+            // A bell may ring after its place was given back.
+            let Some(seat) = self.seats.get_mut(place) else { continue };
             // One request that cannot be answered is no reason to answer none.
             let step = catch_unwind(AssertUnwindSafe(|| seat.step(&self.shared, place, may_send)));
             let step = step.unwrap_or_else(|_| {
@@ -302,7 +303,7 @@ impl<'c> Connection<'c> {
     /// The next place where there is something to be done, and whether it is the one that has waited the longest.
     fn next(&mut self) -> Option<(usize, bool)> {
         if let Some(place) = self.ready.pop() {
-            self.seats[place].bell.heard();
+            self.seats.get(place).iter().for_each(|seat| seat.bell.heard());
             return Some((place, false));
         }
         let mut protocol = self.shared.lock();
@@ -311,7 +312,9 @@ impl<'c> Connection<'c> {
         }
         let place = self.line.front().copied().filter(|_| protocol.takes())?;
         self.line.pop_front();
-        self.seats[place].is_in_line = false;
+        if let Some(seat) = self.seats.get_mut(place) {
+            seat.is_in_line = false;
+        }
         Some((place, true))
     }
 
@@ -350,6 +353,7 @@ impl<'c> Connection<'c> {
                 clocks.idle = Some(Instant::now());
                 protocol.rest();
                 self.wire.rest();
+                (self.seats, self.ready, self.line) = (Vec::new(), Vec::new(), VecDeque::new());
             }
             true => {}
             false => clocks.idle = None,
