@@ -6,6 +6,10 @@ use bytes::BytesMut;
 use edge::http1::{Decoder, Piece, Seen, take_request};
 use libfuzzer_sys::fuzz_target;
 
+mod cuts;
+
+use cuts::pieces;
+
 const LIMIT: usize = 4096;
 
 /// The requests that were read: first line and fields, content, whether trailers followed; and whether it ended in a
@@ -58,15 +62,7 @@ fn read<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Read {
 fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     let (bytes, cuts) = input;
     let whole = read(std::iter::once(&bytes[..]));
-    let mut rest = &bytes[..];
-    let mut cuts = cuts.iter().cycle();
-    let pieces = std::iter::from_fn(|| {
-        let length = usize::from(*cuts.next().unwrap_or(&1)).clamp(1, rest.len().max(1)).min(rest.len());
-        let (piece, left) = rest.split_at(length);
-        rest = left;
-        (!piece.is_empty()).then_some(piece)
-    });
-    let cut = read(pieces);
+    let cut = read(pieces(&bytes, &cuts));
     // A refusal may come sooner when more is there to be looked at; what was read before it is the same.
     assert!(whole.0.starts_with(&cut.0) || cut.0.starts_with(&whole.0));
     assert_eq!(whole.1, cut.1);

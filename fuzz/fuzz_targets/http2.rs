@@ -13,6 +13,10 @@ use edge::http2::{Event, Flow, Limits, PREFACE, Piece, Protocol};
 use http::StatusCode;
 use libfuzzer_sys::fuzz_target;
 
+mod cuts;
+
+use cuts::pieces;
+
 const LIMITS: Limits = Limits { header_bytes: 2048, streams: 3 };
 /// What follows the preface: SETTINGS that open no stream's window by more than 20 bytes.
 const SETTINGS: &[u8] = b"\0\0\x06\x04\0\0\0\0\0\0\x04\0\0\0\x14";
@@ -72,16 +76,8 @@ fn follow<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Followed {
 fuzz_target!(|input: (Vec<u8>, Vec<u8>)| {
     let (bytes, cuts) = input;
     let whole = follow(std::iter::once(&bytes[..]));
-    let mut rest = &bytes[..];
-    let mut cuts = cuts.iter().cycle();
-    let pieces = std::iter::from_fn(|| {
-        let length = usize::from(*cuts.next().unwrap_or(&1)).clamp(1, rest.len().max(1)).min(rest.len());
-        let (piece, left) = rest.split_at(length);
-        rest = left;
-        (!piece.is_empty()).then_some(piece)
-    });
     // What stands before them may be all.
-    let cut = follow(std::iter::once(&[][..]).chain(pieces));
+    let cut = follow(std::iter::once(&[][..]).chain(pieces(&bytes, &cuts)));
     assert_eq!((&whole.0, whole.1), (&cut.0, cut.1));
     assert_eq!(whole.2, cut.2);
     let mut said = &whole.2[..];

@@ -465,6 +465,9 @@ impl Refusal {
                 "Check the address. `dunlin apps list` shows the apps, `dunlin deploy` makes one."
             }
             Self::BadHost { .. } => "Send one Host field (or :authority) with a host name.",
+            Self::Unreadable { bad: BadHead::TooLong(_) | BadHead::TooManyFields | BadHead::TargetTooLong } => {
+                "Send less: fewer or shorter fields, fewer cookies, a shorter path."
+            }
             Self::Unreadable { .. } => "Send HTTP/1.1 as RFC 9112 has it, in one reading only.",
             Self::BadTarget { .. } => "Send a path that begins with `/`, or `*` with OPTIONS.",
             Self::NotOffered { .. } => "Add the port to [http_service] or [[services]] in fly.toml and deploy again.",

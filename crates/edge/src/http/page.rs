@@ -6,9 +6,14 @@ use http::{
     header::{self, HeaderName},
 };
 use http_body_util::Full;
+use model::Region;
+use tokio::time::Instant;
 
-use super::{body::ResponseBody, request_id::RequestId};
-use crate::{Fault, Refusal, http1::Fields};
+use super::{body::ResponseBody, headers, request_id::RequestId};
+use crate::{
+    Fault, Refusal,
+    http1::{BadHead, Fields},
+};
 
 /// Tells the code of a refusal to programs.
 const DUNLIN_ERROR: HeaderName = HeaderName::from_static("dunlin-error");
@@ -39,6 +44,14 @@ impl Format {
             _ => None,
         }
     }
+}
+
+/// The answer to what is no request that can be read.
+pub fn unreadable(region: &Region, bad: BadHead) -> Response<ResponseBody> {
+    let id = RequestId::new(region, Instant::now());
+    let mut response = answer(&Refusal::Unreadable { bad }, Format::Text, &id);
+    headers::sign(response.headers_mut(), &id);
+    response
 }
 
 /// The answer that says why.

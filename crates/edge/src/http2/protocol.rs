@@ -22,7 +22,6 @@ use super::{
     request::{self, BadRequest, RequestHead},
     stream::{Incoming, Over, Piece, Stream},
 };
-
 use crate::http1::BadHead;
 
 /// How much content may come before it is read: of one stream, and of all of a connection. Some that are not read leave
@@ -318,7 +317,7 @@ impl Protocol {
     }
 
     /// Whether a frame may come now, and be as long as it is.
-    fn check(&mut self, head: &FrameHead) -> Result<(), Broken> {
+    fn check(&self, head: &FrameHead) -> Result<(), Broken> {
         let rules = |what| Err(Broken::Rules(Reason::Protocol, what));
         if head.length > MAX_PAYLOAD {
             return Err(Broken::Rules(Reason::FrameSize, "a frame is longer than it may be"));

@@ -88,10 +88,14 @@ impl Carrier {
         let (context, hop, way) = (context.clone(), hop.clone(), carrier.clone());
         context.tasks.clone().spawn(async move {
             let carried = way.ends.run_until_cancelled(way.carry(&context, &hop, said)).await;
-            way.is_over.store(true, SeqCst);
-            let flows: Vec<Back> = way.flows().drain().map(|(_, back)| back).collect();
+            let flows: Vec<Back> = {
+                let mut flows = way.flows();
+                way.is_over.store(true, SeqCst);
+                flows.drain().map(|(_, back)| back).collect()
+            };
+            flows.iter().for_each(|back| back.answered.end());
             if let Some(Err(reason)) = carried {
-                flows.iter().for_each(|back| back.is_lost(&context, &reason));
+                flows.iter().for_each(|back| back.is_unreachable(&context, &reason));
             }
         });
         carrier
@@ -101,20 +105,26 @@ impl Carrier {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Fails if the worker cannot be reached. That it ends the way later is no failure: another process may have taken over.
     async fn carry(&self, context: &Context, hop: &Hop, said: Said) -> Result<(), String> {
         let mut heard = context.dialer.datagrams(hop, said).await?;
         let mut inbox = BytesMut::new();
         while let Some(Ok(frame)) = heard.frame().await {
             inbox.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-            while let Some((flow, letter)) = letters::take(&mut inbox).map_err(|bad| bad.to_string())? {
-                match letter {
-                    Letter::Datagram(datagram) => self.bring_back(flow, &datagram),
+            loop {
+                match letters::take(&mut inbox) {
+                    Ok(Some((flow, Letter::Datagram(datagram)))) => self.bring_back(flow, &datagram),
                     // The worker does not have it, or no longer.
-                    _ => self.flows().remove(&flow).iter().for_each(|back| back.answered.end()),
+                    Ok(Some((flow, _))) => self.flows().remove(&flow).iter().for_each(|back| back.answered.end()),
+                    Ok(None) => break,
+                    Err(bad) => {
+                        tracing::debug!("a worker is not understood: {bad}");
+                        return Ok(());
+                    }
                 }
             }
         }
-        Err("its worker has ended the way of datagrams".into())
+        Ok(())
     }
 
     fn bring_back(&self, flow: u32, datagram: &[u8]) {
@@ -147,9 +157,8 @@ impl Carrier {
 }
 
 impl Back {
-    /// The way broke, or was never there.
-    fn is_lost(&self, context: &Context, reason: &str) {
-        self.answered.end();
+    /// There is no way to its machine.
+    fn is_unreachable(&self, context: &Context, reason: &str) {
         self.target.failed(&[]);
         let (machine, port) = (self.target.machine.id.clone(), self.target.address.port());
         let refusal = Refusal::Unreachable { machine, port, reason: reason.to_owned() };

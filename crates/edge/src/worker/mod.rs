@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A bare connection, or one that was upgraded, passes as the two bodies of such a request ([`Tunnel`]), and so do the
-//! datagrams of all clients of a port ([`letters`]); a machine is woken by one that has no answer.
+//! datagrams of all clients of the host's machines ([`letters`]); a machine is woken by one that has no answer.
 //!
 //! Every host runs the same proxy. Its door lets in whoever shows a certificate of the platform's own authority, and counts
 //! what comes from all edges where it counts its own clients' requests, so that a hard limit holds wherever requests come

@@ -97,12 +97,18 @@ async fn a_machine_that_knows_nothing_of_it_gets_it_after_a_while() {
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }
 
-#[tokio::test]
-async fn over_http_2_it_is_asked_for_when_the_machine_wants_it() {
-    let (world, mut gets) = world("HTTP/1.1 100 Continue\r\n\r\n").await;
+/// The same over HTTP/2, asked already.
+async fn asked_over_http_2(first: &'static str) -> (World, http2::Client, mpsc::UnboundedReceiver<String>) {
+    let (world, gets) = world(first).await;
     let mut client = http2::Client::connect(&world, &[]).await;
     let fields = [("expect", "100-continue"), ("content-length", "5")];
     client.say(&[http2::frame(1, 4, 1, &http2::request("POST", "shop.dunlin.localhost", &fields))]).await;
+    (world, client, gets)
+}
+
+#[tokio::test]
+async fn over_http_2_it_is_asked_for_when_the_machine_wants_it() {
+    let (_world, mut client, mut gets) = asked_over_http_2("HTTP/1.1 100 Continue\r\n\r\n").await;
     assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("100"));
     client.say(&[http2::frame(0, 1, 1, b"hello")]).await;
     assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("200"));
@@ -111,10 +117,8 @@ async fn over_http_2_it_is_asked_for_when_the_machine_wants_it() {
 
 #[tokio::test]
 async fn over_http_2_it_is_not_asked_for_if_the_machine_refuses_first() {
-    let (world, mut gets) = world("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n").await;
-    let mut client = http2::Client::connect(&world, &[]).await;
-    let fields = [("expect", "100-continue"), ("content-length", "5")];
-    client.say(&[http2::frame(1, 4, 1, &http2::request("POST", "shop.dunlin.localhost", &fields))]).await;
+    let refuses = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    let (_world, mut client, mut gets) = asked_over_http_2(refuses).await;
     let answer = client.hear_of(1).await.unwrap();
     assert_eq!((answer.field(":status"), answer.flags & 1), (Some("401"), 1));
     // The client need not send it, and the connection goes on.

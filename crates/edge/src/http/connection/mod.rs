@@ -29,14 +29,12 @@ pub use content::{Content, Talk};
 use reply::{Asked, Reply};
 
 use super::{
-    Inbound, InboundBody, Interim, RequestId, headers,
-    page::{self, Format},
-    request,
+    Inbound, InboundBody, Interim, page, request,
     serve::{Busy, Client},
     upgrade::{HandedOver, Offer},
 };
 use crate::{
-    Bounds, Refusal,
+    Bounds,
     context::Context,
     http1::{Alarm, AnyStream, BadHead, Framing, Prefixed, RequestHead, Seen, Wire, take_request},
     http2::PREFACE,
@@ -209,9 +207,7 @@ fn ask(talk: &Talk, head: Box<RequestHead>) -> (Asked, Option<oneshot::Sender<Ha
 /// Says that what came is no request that can be read.
 async fn refuse(context: &Context, talk: &Talk, client: &Client, bad: BadHead) -> Then {
     tracing::debug!(peer = %client.peer, "a request cannot be read: {bad}");
-    let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&context.region, Instant::now()));
-    let mut response = page::answer(&refusal, Format::Text, &id);
-    headers::sign(response.headers_mut(), &id);
+    let response = page::unreadable(&context.region, bad);
     match Reply::begin(talk, response.into(), &Asked::default(), false).write(talk).await {
         Ok(_) => Then::Close,
         Err(_) => Then::Gone,

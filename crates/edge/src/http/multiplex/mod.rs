@@ -38,9 +38,7 @@ use self::{
     work::{Asked, Seat, Step},
 };
 use super::{
-    Inbound, InboundBody, Interim, RequestId, headers,
-    page::{self, Format},
-    request,
+    Inbound, InboundBody, Interim, page, request,
     serve::{Busy, Client},
     upgrade::Offer,
 };
@@ -260,10 +258,7 @@ impl<'c> Connection<'c> {
 
     /// Says that a request is more than may be.
     fn refuse(&mut self, place: usize, bad: BadHead) {
-        let (refusal, id) = (Refusal::Unreadable { bad }, RequestId::new(&self.context.region, Instant::now()));
-        let mut response = page::answer(&refusal, Format::Text, &id);
-        headers::sign(response.headers_mut(), &id);
-        work::say_at_once(&self.shared, place, response.into());
+        work::say_at_once(&self.shared, place, page::unreadable(&self.context.region, bad).into());
     }
 
     fn seat(&mut self, place: usize) -> &mut Seat {
