@@ -217,8 +217,8 @@ impl<'a> Search<'a> {
         // Read once: loads change while the choice is made.
         let candidates = ready.iter().map(|candidate| pick::Candidate {
             wished: self.wish.rank(&candidate.route.id, &candidate.route.region),
-            region: candidate.region,
-            near: candidate.near,
+            region: candidate.distance.place(),
+            near: candidate.target.hop.as_ref().map_or(0, |hop| hop.near()),
             load: candidate.target.load(),
             share: candidate.target.machine.share(),
             soft_limit: candidate.soft_limit,

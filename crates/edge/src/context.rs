@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Bounds, Hostnames, Maintenance, PlatformHost, Subnet,
     account::{Connections, Handshakes},
+    distance::Distances,
     http::Compressor,
     journal::Journal,
     limits::Limits,
@@ -71,6 +72,8 @@ pub struct Context {
     /// Machines may be sent datagrams under their client's own address, but for addresses from here; set once that is
     /// known.
     pub keeps_sources: OnceLock<Subnet>,
+    /// How far regions are.
+    pub distances: Arc<Distances>,
     /// The ways to other hosts.
     pub hops: Arc<Hops>,
     /// Wakes machines and puts them to sleep, once there is somebody who does.

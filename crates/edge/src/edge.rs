@@ -32,6 +32,7 @@ use crate::{
     EdgeError, EdgeOptions, Subnet,
     account::{self, Handshakes},
     context::Context,
+    distance::{self, Distances},
     http, http3,
     journal::Journal,
     limits::Limits,
@@ -97,6 +98,7 @@ impl Edge {
         let ips: BTreeSet<IpAddr> = http_addresses.iter().chain(&https_addresses).map(SocketAddr::ip).collect();
         let doors = Arc::new(Doors::new(sockets.clone(), ips.into_iter().collect(), options.reserved_ports));
         follow(&context, &doors, options.catalog);
+        context.tasks.spawn(distance::measure(context.clone()));
         listen(&context, http, catalog::HTTP_PORT);
         listen(&context, https, catalog::HTTPS_PORT);
         sockets.close_spare();
@@ -245,6 +247,7 @@ fn context(options: &EdgeOptions, domain: String, certificates: Certificates) ->
         trusted_proxies: options.trusted_proxies.clone(),
         cancels: Arc::default(),
         keeps_sources: OnceLock::new(),
+        distances: Arc::new(Distances::new(options.region.clone())),
         hops: Arc::new(Hops::new(&options.backhaul)),
         waker: Mutex::default(),
         alarms: Alarms::default(),
@@ -282,7 +285,7 @@ fn speak_http3(context: &Arc<Context>, addresses: &[SocketAddr], takes_over: boo
 fn follow(context: &Arc<Context>, doors: &Arc<Doors>, catalog: catalog::Reader) {
     let mut changes = catalog.changed();
     changes.mark_unchanged();
-    let mut registry = Registry::new(context.region.clone(), context.hops.clone());
+    let mut registry = Registry::new(context.distances.clone(), context.hops.clone());
     let mut complete = swap(context, doors, &catalog, &mut registry);
     let (context, doors) = (context.clone(), doors.clone());
     let tasks = context.tasks.clone();

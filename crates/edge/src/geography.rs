@@ -72,13 +72,13 @@ pub fn guess(from: &Region, to: &Region) -> Duration {
     INSIDE + PER_KILOMETER.mul_f64(distance_km((from.2, from.3), (to.2, to.3)))
 }
 
-/// The place of a region among all as seen from another, the closest first. It is the same whatever other regions there
+/// The place among all of a region that is so far away, the closest first. It is the same whatever other regions there
 /// are; those that are equally far keep one order everywhere.
-pub fn place(from: &Region, to: &Region) -> u32 {
-    let tenths_of_ms = (guess(from, to).as_micros() / 100).min(u128::from(u16::MAX)) as u32;
+pub fn place(round_trip: Duration, region: &Region) -> u32 {
+    let tenths_of_ms = (round_trip.as_micros() / 100).min(u128::from(u16::MAX)) as u32;
     // FNV-1a (Fowler, Noll, Vo), folded: any fixed order will do.
     let name =
-        to.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        region.as_str().bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     tenths_of_ms << 16 | (name ^ name >> 16) & 0xffff
 }
 
@@ -170,21 +170,9 @@ mod tests {
     }
 
     #[test]
-    fn the_guess_orders_regions_as_the_map_does() {
-        let from = region("ams");
-        let mut others = ["syd", "iad", "fra", "ams", "backyard", "waw"].map(region);
-        others.sort_by_key(|to| place(&from, to));
-        let order: Vec<&str> = others.iter().map(Region::as_str).collect();
-        assert_eq!(order, ["ams", "fra", "waw", "iad", "backyard", "syd"]);
+    fn the_guess_is_the_same_both_ways_and_shortest_inside() {
         assert_eq!(guess(&region("iad"), &region("syd")), guess(&region("syd"), &region("iad")));
-    }
-
-    #[test]
-    fn regions_that_are_equally_far_keep_one_order_and_none_is_as_near_as_the_own() {
-        let [here, one, other] = ["here", "one", "other"].map(region);
-        assert_eq!(guess(&here, &one), guess(&here, &other));
-        assert_ne!(place(&here, &one), place(&here, &other));
-        assert!(place(&here, &here) < place(&here, &one).min(place(&here, &other)));
-        assert!(place(&region("fra"), &region("fra")) < place(&region("fra"), &region("ams")));
+        assert!(guess(&region("fra"), &region("fra")) < guess(&region("fra"), &region("ams")));
+        assert!(guess(&region("here"), &region("here")) < guess(&region("here"), &region("there")));
     }
 }

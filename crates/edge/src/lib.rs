@@ -25,6 +25,7 @@
 mod account;
 mod choose;
 mod context;
+mod distance;
 mod edge;
 mod error;
 mod gathered;

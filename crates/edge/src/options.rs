@@ -127,6 +127,8 @@ pub struct Bounds {
     pub kept_bytes: usize,
     /// The same for all requests that are under way.
     pub kept_bytes_overall: usize,
+    /// How long between two measurements of the way to another host.
+    pub measure: Duration,
     /// From dialing a machine to the connection.
     pub connect: Duration,
     /// From the end of a request to the header of its answer.
@@ -164,6 +166,7 @@ impl Default for Bounds {
             startup_grace: Duration::from_secs(30),
             kept_bytes: 1 << 20,
             kept_bytes_overall: 256 << 20,
+            measure: Duration::from_secs(5),
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(600),
         }

@@ -8,10 +8,10 @@ use std::{
 };
 
 use catalog::{AppRoute, Change, MachineRoute, Named, PortRoute, Snapshot, Standing, Table};
-use model::{AppName, MachineId, Region, Timestamp, machine::ConcurrencyKind};
+use model::{AppName, MachineId, Timestamp, machine::ConcurrencyKind};
 
 use crate::{
-    geography,
+    distance::{Distance, Distances},
     machine::{AppState, Machine, Target},
     replay::Quota,
     warmup::Warmth,
@@ -45,10 +45,8 @@ pub struct App {
 pub struct Candidate {
     /// What the catalog says of it.
     pub route: Arc<MachineRoute>,
-    /// The place of its region among all, the closest first.
-    pub region: u32,
-    /// How near it is, lower is nearer.
-    pub near: u8,
+    /// How far its region is.
+    pub distance: Arc<Distance>,
     /// Where it is dialed.
     pub target: Arc<Target>,
     /// Speak HTTP/2 with prior knowledge to it.
@@ -160,10 +158,8 @@ impl Named for Machine {
 
 /// Live state by identity: it outlives every picture that shows it.
 pub struct Registry {
-    /// Where this edge runs.
-    region: Region,
-    /// The places of regions, so that they are worked out once.
-    places: HashMap<Region, u32>,
+    /// How far regions are.
+    distances: Arc<Distances>,
     /// What was joined last.
     routing: Routing,
     /// Machines that the catalog no longer knows, but that had something under way.
@@ -179,15 +175,11 @@ pub struct Registry {
     hops: Arc<Hops>,
 }
 
-/// So many regions are remembered.
-const MAX_PLACES: usize = 4096;
-
 impl Registry {
-    /// Knows nothing yet, but where this edge runs.
-    pub fn new(region: Region, hops: Arc<Hops>) -> Self {
+    /// Knows no machine yet.
+    pub fn new(distances: Arc<Distances>, hops: Arc<Hops>) -> Self {
         Self {
-            region,
-            places: HashMap::new(),
+            distances,
             routing: Routing::default(),
             leaving: BTreeSet::new(),
             parted: HashMap::new(),
@@ -311,8 +303,7 @@ impl Registry {
         let ready: Vec<_> = ready.collect();
         let candidates = ready.into_iter().map(|backend| Candidate {
             route: backend.machine.clone(),
-            region: self.place(&backend.machine.region),
-            near: 0,
+            distance: self.distances.to(&backend.machine.region),
             target: self.target(app, &backend.machine, at.unwrap_or(backend.internal_port)),
             h2: backend.h2,
             reuse: backend.counts == ConcurrencyKind::Requests,
@@ -327,18 +318,6 @@ impl Registry {
         let live = self.machine(&machine.id);
         let hop = self.hops.to(machine);
         live.target(address, hop.as_ref(), || Target::new(live.clone(), address, hop.clone(), app.freed(port)))
-    }
-
-    fn place(&mut self, region: &Region) -> u32 {
-        if let Some(known) = self.places.get(region) {
-            return *known;
-        }
-        if self.places.len() >= MAX_PLACES {
-            self.places.clear();
-        }
-        let place = geography::place(&self.region, region);
-        self.places.insert(region.clone(), place);
-        place
     }
 }
 

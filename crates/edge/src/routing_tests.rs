@@ -47,7 +47,7 @@ fn row(app: &str, number: u8, standing: Standing) -> MachineRoute {
 }
 
 fn registry() -> Registry {
-    Registry::new("here".parse().unwrap(), Arc::new(Hops::new(&Backhaul::default())))
+    Registry::new(Arc::new(Distances::new("here".parse().unwrap())), Arc::new(Hops::new(&Backhaul::default())))
 }
 
 fn put(row: MachineRoute) -> RowChange {
@@ -61,7 +61,7 @@ fn seen(routing: &Routing) -> Vec<String> {
             format!(
                 "{kind} {port}: {} {} {} {}",
                 it.route.id,
-                it.region,
+                it.distance.place(),
                 it.target.address,
                 it.target.machine.is_open()
             )

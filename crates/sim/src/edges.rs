@@ -114,7 +114,7 @@ impl Edge {
         let warming_since = known.and_then(|known| known.warming_since);
         pick::Candidate {
             wished: Some(1),
-            region: geography::place(&self.region, &machine.region),
+            region: geography::place(geography::guess(&self.region, &machine.region), &machine.region),
             near: 0,
             load: known.map_or(0, |known| known.under_way),
             share: warming_since.map_or(warmup::WHOLE, |since| warmup::share(now - since)),

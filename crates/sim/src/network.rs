@@ -252,7 +252,9 @@ impl Network {
     /// edge knows, and has not turned it away.
     fn check_that_nearer_ones_are_out(&mut self, number: usize, chosen: usize) {
         let (request, now) = (&self.requests[&number], self.events.now());
-        let place = |region: usize| geography::place(&self.regions[request.edge], &self.regions[region]);
+        let here = &self.regions[request.edge];
+        let place =
+            |region: usize| geography::place(geography::guess(here, &self.regions[region]), &self.regions[region]);
         let chosen = place(self.machines[chosen].region);
         let nearer = self.machines.iter().filter(|machine| place(machine.region) < chosen);
         let passed_over = nearer.filter(|machine| !request.tried.contains(&machine.id));

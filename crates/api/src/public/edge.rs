@@ -58,6 +58,9 @@ pub struct EdgeMachine {
     pub id: MachineId,
     /// Where it runs.
     pub region: Region,
+    /// How far its host is, as measured by the edge; nothing for a machine of the edge's own host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_ms: Option<f64>,
     /// The port inside the guest.
     pub internal_port: u16,
     /// Whether requests may go there now.

@@ -58,7 +58,9 @@ fn route_row(app: &EdgeApp, port: &EdgePort, machine: &EdgeMachine) -> [String; 
         port.port.to_string(),
         port.handling.clone(),
         machine.id.to_string(),
-        machine.region.to_string(),
+        machine
+            .round_trip_ms
+            .map_or_else(|| machine.region.to_string(), |ms| format!("{} ({ms:.1} ms)", machine.region)),
         load,
         machine.why.clone(),
     ]

@@ -49,6 +49,9 @@ fn edge_machine(backend: &Backend, candidate: Option<&Candidate>) -> EdgeMachine
     EdgeMachine {
         id: backend.machine.id.clone(),
         region: backend.machine.region.clone(),
+        round_trip_ms: candidate
+            .and_then(|candidate| candidate.target.hop.as_ref()?.round_trip())
+            .map(|round_trip| round_trip.as_micros() as f64 / 1e3),
         internal_port: candidate.map_or(backend.internal_port, |candidate| candidate.target.address.port()),
         takes_traffic: candidate.is_some() && backend.hard_limit.is_none_or(|limit| load < limit),
         load,

@@ -119,8 +119,8 @@ impl Door {
         let is_good = |candidate: &&Candidate| candidate.target.standing() == Standing::Good;
         let has_good = ready.iter().any(|candidate| is_good(&candidate));
         let able = || ready.iter().filter(|candidate| !has_good || is_good(candidate));
-        let closest = able().map(|candidate| candidate.region).min();
-        let close: Vec<_> = able().filter(|candidate| Some(candidate.region) == closest).collect();
+        let closest = able().map(|candidate| candidate.distance.place()).min();
+        let close: Vec<_> = able().filter(|candidate| Some(candidate.distance.place()) == closest).collect();
         let client = SocketAddr::new(key.0.ip().to_canonical(), key.0.port());
         let Some(place) = choose(close.iter().map(|candidate| candidate.route.id.as_str()), client) else {
             self.nobody_for(app);

@@ -102,6 +102,20 @@ impl Dialer {
         }
     }
 
+    /// How long a worker takes for an answer to nothing. What goes wrong is told in words.
+    pub async fn greet(&self, hop: &Hop) -> Result<Duration, String> {
+        let by = self.connect_by(None);
+        let mut sender = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
+        let mut request = Request::new(RequestBody::default());
+        *request.uri_mut() = Uri::from_static("http://machine/");
+        fields::greet(request.headers_mut());
+        let began = Instant::now();
+        let answer = timeout_at(by, sender.send_request(request)).await;
+        let answer = answer.map_err(|_| String::from("its worker gave no answer in time"))?;
+        answer.map_err(|error| format!("its worker: {}", Report(&error)))?;
+        Ok(began.elapsed())
+    }
+
     /// Sees to it that a machine of another host takes traffic.
     pub async fn wake(&self, hop: &Hop, errand: &Errand) -> Result<(), Refusal> {
         self.ask_worker(hop, errand, RequestBody::default(), None).await.map(drop)

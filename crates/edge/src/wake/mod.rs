@@ -39,7 +39,7 @@ use self::{
     choose::{Choice, Ring, Sleeper, choose},
     ring::{Bell, Waker},
 };
-use crate::{Refusal, context::Context, geography, routing::App, wish::Wish};
+use crate::{Refusal, context::Context, routing::App, wish::Wish};
 
 /// What can be hoped for of an app's sleeping machines.
 pub enum Outlook {
@@ -111,7 +111,7 @@ fn sleeper(context: &Context, alarms: &Held<'_>, backend: &Backend, wish: &Wish,
     Some(Sleeper {
         ring: alarms.of(&machine.id, now),
         wished: wish.rank(&machine.id, &machine.region)?,
-        distance: geography::guess(&context.region, &machine.region),
+        distance: context.distances.to(&machine.region).round_trip(),
         suspended: machine.state == MachineState::Suspended,
     })
 }

@@ -141,6 +141,9 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     if fields::asks_for_datagrams(request.headers()) {
         return Ok(Response::new(AnswerToEdge::Connection(flows::join(context, request.into_body()))));
     }
+    if fields::is_greeting(request.headers()) {
+        return Ok(Response::new(AnswerToEdge::Nothing));
+    }
     let errand = Errand::take(request.headers_mut()).ok_or(Verdict::Unknown)?;
     if errand.want == Want::Waking && wake_for_datagrams(context, &errand).await? {
         return Ok(Response::new(AnswerToEdge::Nothing));

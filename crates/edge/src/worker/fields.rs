@@ -103,6 +103,19 @@ pub fn asks_for_datagrams(headers: &HeaderMap) -> bool {
     headers.get(WANT).is_some_and(|want| want == DATAGRAMS)
 }
 
+/// Nothing but an answer.
+const GREETING: &str = "greeting";
+
+/// Says that nothing is wanted but to see how long an answer takes.
+pub fn greet(headers: &mut HeaderMap) {
+    headers.insert(WANT, HeaderValue::from_static(GREETING));
+}
+
+/// Whether nothing is wanted but an answer.
+pub fn is_greeting(headers: &HeaderMap) -> bool {
+    headers.get(WANT).is_some_and(|want| want == GREETING)
+}
+
 /// Why a worker has not sent a request to its machine, or has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

@@ -3,7 +3,10 @@
 
 use std::{
     io,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -11,6 +14,7 @@ use catalog::Worker;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::report::Report;
+use model::Region;
 use tokio::{
     net::TcpStream,
     sync::Mutex,
@@ -23,7 +27,7 @@ use super::{
     Credentials,
     identity::{ALPN, server_name},
 };
-use crate::{gathered::Gathered, udp::Carrier, upstream::RequestBody};
+use crate::{distance::Estimate, gathered::Gathered, udp::Carrier, upstream::RequestBody};
 
 /// After a failure the worker is not tried again for so long: requests go elsewhere at once.
 const REST: Duration = Duration::from_millis(250);
@@ -32,8 +36,12 @@ const REST: Duration = Duration::from_millis(250);
 pub struct Hop {
     /// Which.
     pub worker: Arc<Worker>,
+    /// Where its host is.
+    pub region: Region,
     credentials: Arc<Credentials>,
     state: Mutex<State>,
+    estimate: std::sync::Mutex<Estimate>,
+    near: AtomicU8,
     /// The way of datagrams, as long as somebody goes it.
     pub carrier: std::sync::Mutex<Weak<Carrier>>,
 }
@@ -46,8 +54,34 @@ struct State {
 
 impl Hop {
     /// A way that has not been gone.
-    pub fn new(worker: Arc<Worker>, credentials: Arc<Credentials>) -> Self {
-        Self { worker, credentials, state: Mutex::default(), carrier: std::sync::Mutex::default() }
+    pub fn new(worker: Arc<Worker>, region: Region, credentials: Arc<Credentials>) -> Self {
+        Self {
+            worker,
+            region,
+            credentials,
+            state: Mutex::default(),
+            estimate: std::sync::Mutex::default(),
+            near: AtomicU8::new(0),
+            carrier: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Somebody went there and back in this time.
+    pub fn measured(&self, round_trip: Duration) {
+        let mut estimate = self.estimate.lock().unwrap_or_else(PoisonError::into_inner);
+        let believed = estimate.take(round_trip);
+        self.near.store(u8::try_from(believed.as_millis()).unwrap_or(u8::MAX), Relaxed);
+    }
+
+    /// How far it is, if that has been measured.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.estimate.lock().unwrap_or_else(PoisonError::into_inner).round_trip()
+    }
+
+    /// How near it is among the hosts of its region, lower is nearer: in whole milliseconds, since hosts of one building
+    /// differ by less, and share what comes.
+    pub fn near(&self) -> u8 {
+        self.near.load(Relaxed)
     }
 
     /// The connection that all requests share.

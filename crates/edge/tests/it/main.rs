@@ -5,6 +5,7 @@ mod account;
 mod balance;
 mod content;
 mod curl;
+mod distance;
 mod downgrade;
 mod errors;
 mod expect;

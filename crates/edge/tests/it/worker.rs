@@ -6,7 +6,7 @@ use api::internal::Drain;
 use axum::{Router, body::Body, response::IntoResponse};
 use bytes::Bytes;
 use catalog::{Publisher, Worker};
-use edge::{Backhaul, Credentials, Identity};
+use edge::{Backhaul, Credentials, EdgeOptions, Identity};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
@@ -29,13 +29,13 @@ use crate::{
 };
 
 /// An authority of hosts.
-struct Authority {
+pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -100,7 +100,7 @@ async fn a_worker_is_taken_over_and_no_request_of_other_hosts_edges_is_lost() {
 }
 
 /// A host with a door.
-async fn host_of(authority: &Authority, name: &str) -> (World, Worker) {
+pub async fn host_of(authority: &Authority, name: &str) -> (World, Worker) {
     let backhaul = authority.backhaul(name, true);
     let host = backhaul.host.clone().unwrap();
     let world = World::with(|options| options.backhaul = backhaul).await;
@@ -109,25 +109,30 @@ async fn host_of(authority: &Authority, name: &str) -> (World, Worker) {
 }
 
 /// An edge that is no machine's host, and what it is told.
-struct Far {
-    world: World,
+pub struct Far {
+    pub world: World,
     catalog: Arc<Publisher>,
     generation: u64,
 }
 
 impl Far {
     async fn start(authority: &Authority) -> Self {
+        Self::start_with(authority, |_| ()).await
+    }
+
+    pub async fn start_with(authority: &Authority, change: impl FnOnce(&mut EdgeOptions)) -> Self {
         let (catalog, backhaul) = (Arc::new(Publisher::in_memory()), authority.backhaul("edge", false));
         let reader = catalog.reader();
         let world = World::with(|options| {
             options.catalog = reader;
             options.backhaul = backhaul;
+            change(options);
         })
         .await;
         Self { world, catalog, generation: 0 }
     }
 
-    async fn know(&mut self, machines: &[(&Machine, &Worker)]) {
+    pub async fn know(&mut self, machines: &[(&Machine, &Worker)]) {
         let rows = machines.iter().map(|(machine, worker)| {
             let row = catalog::MachineRoute::of(&machine.0).unwrap();
             let row = catalog::MachineRoute { worker: Some(Arc::new((*worker).clone())), ..row };
