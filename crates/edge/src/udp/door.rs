@@ -1,6 +1,6 @@
 //! A public UDP port: what arrives finds its flow, or begins one.
 
-use std::{io::ErrorKind::WouldBlock, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io::ErrorKind::WouldBlock, net::SocketAddr, ops::Range, sync::Arc, time::Duration};
 
 use tokio::{
     io::Interest,
@@ -13,8 +13,9 @@ use super::{
     batch::{Batch, with_batch},
     choose::choose,
     flow::Flow,
+    held::Held,
     source::is_forged,
-    table::{Key, Limits, Table},
+    table::{Answers, Key, Limits, Table},
 };
 use crate::{
     Refusal,
@@ -27,6 +28,8 @@ use crate::{
 
 /// How often silent flows are looked for.
 const SWEEP: Duration = Duration::from_secs(2);
+/// How often what waits for a machine is looked after.
+const RETRY: Duration = Duration::from_millis(25);
 
 /// Carries the datagrams of a public port until the edge retires or the port is `closed`; its flows end with it.
 pub async fn serve(context: Arc<Context>, socket: Arc<UdpSocket>, port: u16, closed: CancellationToken) {
@@ -38,15 +41,18 @@ pub async fn serve(context: Arc<Context>, socket: Arc<UdpSocket>, port: u16, clo
         one_way: bounds.flow_one_way,
         both_ways: bounds.flow_both_ways,
     };
-    let mut door = Door { socket: socket.clone(), port, flows: Table::new(limits), context: context.clone() };
-    let mut sweep = interval(SWEEP);
+    let (flows, held) = (Table::new(limits), Held::new(bounds.flow_one_way));
+    let mut door = Door { socket: socket.clone(), port, flows, held, context: context.clone() };
+    let (mut sweep, mut retry) = (interval(SWEEP), interval(RETRY));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // A port without flows wakes nobody: there may be thousands.
-        let has_flows = !door.flows.is_empty();
+        let (has_flows, has_held) = (!door.flows.is_empty(), !door.held.is_empty());
         tokio::select! {
             _ = socket.readable() => door.receive(),
             _ = sweep.tick(), if has_flows => door.flows.sweep(Instant::now()),
+            _ = retry.tick(), if has_held => door.retry(),
             () = closed.cancelled() => return,
             () = context.retiring.cancelled() => return,
         }
@@ -58,6 +64,7 @@ struct Door {
     socket: Arc<UdpSocket>,
     port: u16,
     flows: Table<Flow>,
+    held: Held,
 }
 
 impl Door {
@@ -92,28 +99,78 @@ impl Door {
         if is_forged(&self.context, key.0) {
             return;
         }
+        let passed = if self.held.has_unsent(&key) { Passed::Later } else { self.send(key, batch, which.clone(), now) };
+        let tried = match passed {
+            Passed::Sent | Passed::Lost => return,
+            Passed::Tried => Some(now),
+            Passed::Later => None,
+        };
+        for place in which {
+            let Some(slot) = self.context.flows.take() else { return };
+            self.held.keep(key, batch.at(place), tried, slot, now);
+        }
+    }
+
+    /// Sends datagrams into their flow.
+    fn send(&mut self, key: Key, batch: &Batch, which: Range<usize>, now: Instant) -> Passed {
         let is_good = self.flows.find(&key, now).map(Flow::is_good);
         if is_good == Some(false) {
             self.flows.remove(&key);
         }
         if is_good != Some(true) {
-            let Some(flow) = self.begin(key) else { return };
-            self.flows.insert(key, flow, now);
+            match self.begin(key) {
+                Begun::Flow(flow) => self.flows.insert(key, flow, now),
+                Begun::Later => return Passed::Later,
+                Begun::Not => return Passed::Lost,
+            }
         }
-        if let Some(flow) = self.flows.find(&key, now) {
-            flow.send(&self.context, batch, which, now);
+        let Some(flow) = self.flows.find(&key, now) else { return Passed::Lost };
+        flow.send(&self.context, batch, which, now);
+        if flow.is_uncertain(&self.context) { Passed::Tried } else { Passed::Sent }
+    }
+
+    /// Looks after what waits for a machine.
+    fn retry(&mut self) {
+        let (now, mut refused) = (Instant::now(), BTreeSet::new());
+        for mut waiting in self.held.take(now) {
+            let key = waiting.key;
+            if waiting.tried.is_some() {
+                // One whose flow had to make room has had its chance.
+                let Some(flow) = self.flows.find(&key, now) else { continue };
+                if flow.was_refused() || !flow.is_good() {
+                    refused.insert(key);
+                }
+                if !refused.contains(&key) {
+                    if flow.answered().is_none() && !waiting.is_taken(now) {
+                        self.held.put_back(waiting);
+                    }
+                    continue;
+                }
+            }
+            let passed = with_batch(|batch| {
+                batch.hold(&waiting.datagram);
+                self.send(key, batch, 0..1, now)
+            });
+            waiting.tried = match passed {
+                Passed::Sent | Passed::Lost => continue,
+                Passed::Tried => Some(now),
+                Passed::Later => None,
+            };
+            self.held.put_back(waiting);
         }
     }
 
     /// Begins a flow, if there is room and a machine.
-    fn begin(&mut self, key: Key) -> Option<Flow> {
+    fn begin(&mut self, key: Key) -> Begun {
         if self.flows.make_room(&key).is_err() {
             tracing::debug!(client = %key.0, port = self.port, "a flow of datagrams is turned away: too many");
-            return None;
+            return Begun::Not;
         }
         let context = &self.context;
         let routing = context.routing.load();
-        let app = routing.app(routing.snapshot.datagrams.get(&self.port)?.as_str())?;
+        let Some(app) = routing.snapshot.datagrams.get(&self.port).and_then(|app| routing.app(app.as_str())) else {
+            return Begun::Not;
+        };
         let ready = app.ready_for_datagrams(self.port);
         // Those that cannot be reached only if there are no others.
         let is_good = |candidate: &&Candidate| candidate.target.standing() == Standing::Good;
@@ -123,19 +180,18 @@ impl Door {
         let close: Vec<_> = able().filter(|candidate| Some(candidate.distance.place()) == closest).collect();
         let client = SocketAddr::new(key.0.ip().to_canonical(), key.0.port());
         let Some(place) = choose(close.iter().map(|candidate| candidate.route.id.as_str()), client) else {
-            self.nobody_for(app);
-            return None;
+            return if self.is_waking_one(app) { Begun::Later } else { Begun::Not };
         };
-        Flow::open(context, &self.socket, key, app.state.clone(), close[place].target.clone())
+        let flow = Flow::open(context, &self.socket, key, app.state.clone(), close[place].target.clone());
+        flow.map_or(Begun::Not, Begun::Flow)
     }
 
-    /// A datagram found no machine: one that sleeps is woken. The datagram is lost, as networks lose some, and its client
-    /// sends it again.
-    fn nobody_for(&self, app: &App) {
+    /// A datagram found no machine: one that sleeps is woken. Tells whether one is on its way up.
+    fn is_waking_one(&self, app: &App) -> bool {
         let wish = Wish::default();
         let route = app.route.datagrams.get(&self.port);
         let refusal = match route.map(|route| wake::rouse(&self.context, app, route, &wish)) {
-            Some(Outlook::Waking) => return,
+            Some(Outlook::Waking) => return true,
             Some(Outlook::Failed(refusal)) => refusal,
             Some(Outlook::Nobody) | None => Refusal::NoMachine {
                 app: app.route.name.clone(),
@@ -144,5 +200,27 @@ impl Door {
             },
         };
         self.context.journal.refused(&app.state, &refusal, &format!("(datagram to port {})", self.port));
+        false
     }
+}
+
+/// What became of datagrams.
+enum Passed {
+    /// They are under way.
+    Sent,
+    /// The same, but nobody may listen yet.
+    Tried,
+    /// Their machine is on its way up.
+    Later,
+    /// As networks lose some.
+    Lost,
+}
+
+/// What became of a flow.
+enum Begun {
+    Flow(Flow),
+    /// Its machine is on its way up.
+    Later,
+    /// There is no room, or no machine.
+    Not,
 }

@@ -26,6 +26,9 @@ use crate::{
     machine::{AppState, Target},
 };
 
+/// What a flow's socket is listened to for: answers, and that nobody listens there.
+pub const HEARS: Interest = Interest::READABLE.add(Interest::ERROR);
+
 /// How many flows there may be in all.
 pub struct Slots {
     taken: AtomicUsize,
@@ -81,11 +84,14 @@ pub struct Answered {
     after_ms: AtomicU64,
     /// None will come any more.
     is_over: AtomicBool,
+    /// The machine said that nobody listens, since it was asked last.
+    is_refused: AtomicBool,
 }
 
 impl Answered {
     fn never() -> Arc<Self> {
-        Arc::new(Self { began: Instant::now(), after_ms: AtomicU64::new(0), is_over: AtomicBool::new(false) })
+        let (is_over, is_refused) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { began: Instant::now(), after_ms: AtomicU64::new(0), is_over, is_refused })
     }
 
     /// It answers.
@@ -136,6 +142,16 @@ impl Flow {
         machine.is_open() && machine.epoch() == self.epoch && !self.answered.is_over.load(Relaxed)
     }
 
+    /// Whether its machine has just come up and has not answered it, so that its program may not listen yet.
+    pub fn is_uncertain(&self, context: &Context) -> bool {
+        self.answered().is_none() && is_starting(context, &self.target)
+    }
+
+    /// Whether the machine has said that nobody listens, since this was asked last.
+    pub fn was_refused(&self) -> bool {
+        self.answered.is_refused.swap(false, Relaxed)
+    }
+
     /// Sends datagrams to the machine.
     pub fn send(&self, context: &Context, batch: &Batch, which: Range<usize>, now: Instant) {
         self.target.machine.use_at(|| now);
@@ -149,7 +165,7 @@ impl Flow {
             Ok(_) => {}
             // It was about an earlier datagram; now it has been told.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                refused(context, &self.app, &self.target);
+                refused(context, &self.app, &self.target, &self.answered);
                 let _ = batch.send(socket, which, None, None);
             }
             Err(error) => tracing::debug!("datagrams are dropped: {error}"),
@@ -164,7 +180,17 @@ impl Answers for Flow {
     }
 }
 
-fn refused(context: &Context, app: &AppState, target: &Target) {
+/// Whether a machine has come up so lately that its program may not listen yet.
+pub fn is_starting(context: &Context, target: &Target) -> bool {
+    target.machine.ready_for() < context.bounds.startup_grace
+}
+
+/// Nobody listens there. While the machine starts that is no fault.
+fn refused(context: &Context, app: &AppState, target: &Target, answered: &Answered) {
+    answered.is_refused.store(true, Relaxed);
+    if is_starting(context, target) {
+        return;
+    }
     let (machine, port) = (target.machine.id.clone(), target.address.port());
     let refusal = Refusal::ConnectRefused { machine, port };
     context.journal.refused(app, &refusal, &format!("(datagram to port {port})"));
@@ -177,7 +203,7 @@ async fn bring_back(
     Back { door, key: (client, from), app, target, answered }: Back,
 ) {
     loop {
-        let passed = socket.async_io(Interest::READABLE, || {
+        let passed = socket.async_io(HEARS, || {
             with_batch(|batch| {
                 batch.receive(&*socket)?;
                 let arrived = batch.arrived();
@@ -191,7 +217,9 @@ async fn bring_back(
         });
         match passed.await {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused(&context, &app, &target),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                refused(&context, &app, &target, &answered);
+            }
             Err(error) => {
                 tracing::debug!("a flow of datagrams ended: {error}");
                 return answered.end();

@@ -16,6 +16,8 @@
 //! - Flows to machines of another host pass by that host's worker ([`carrier`]), which opens their sockets.
 //! - A machine's answers come to the flow's socket, which is connected to it, so that nobody else's do; they leave from
 //!   the public port, by the address that the client had sent to.
+//! - What finds no machine wakes one and waits for it; so does what a program that has just started does not take yet
+//!   ([`held`]).
 //! - The port is not rewritten: a machine gets datagrams at the public port's number.
 //! - The source of a datagram may be a lie. Flows are bounded: per source, per port, overall. At a bound per port, flows
 //!   that went one way only make room, the oldest first; at the others a new flow is not begun. An answer is never sent
@@ -28,6 +30,7 @@ mod carrier;
 mod choose;
 mod door;
 mod flow;
+mod held;
 mod source;
 mod table;
 
@@ -46,7 +49,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     batch::with_batch,
     carrier::Carrier,
-    flow::{Slot, Slots},
+    flow::{HEARS, Slot, Slots, is_starting},
     source::{is_forged, socket_towards},
 };
 use crate::{context::Context, listen::Sockets, routing::Routing};

@@ -13,7 +13,6 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::{
-    io::Interest,
     net::UdpSocket,
     time::{Instant, interval_at},
 };
@@ -26,7 +25,7 @@ use super::{
 use crate::{
     context::Context,
     machine::Target,
-    udp::{Slot, is_forged, socket_towards, with_batch},
+    udp::{HEARS, Slot, is_forged, is_starting, socket_towards, with_batch},
 };
 
 /// Takes what an edge says to machines. What they answer is what is returned.
@@ -75,6 +74,11 @@ struct Passed {
 }
 
 impl Open {
+    /// Whether its machine has just come up and has not answered it, so that its program may not listen yet.
+    fn is_uncertain(&self, context: &Context) -> bool {
+        !self.passed.back.load(Relaxed) && is_starting(context, &self.target)
+    }
+
     fn is_good(&self) -> bool {
         let machine = &self.target.machine;
         machine.is_open() && machine.epoch() == self.epoch && !self.passed.is_broken.load(Relaxed)
@@ -132,13 +136,19 @@ impl Flows {
                 let Some(open) = self.open.get(&flow).filter(|open| open.is_good()) else { return self.end(flow) };
                 open.passed.lately.store(true, Relaxed);
                 open.target.machine.use_at(Instant::now);
-                with_batch(|batch| {
+                let sent = with_batch(|batch| {
                     batch.hold(&datagram);
-                    // Beside the runtime, which knows nothing of a new socket's room yet. That the machine does not
-                    // listen was about an earlier one; what it does not take is lost.
+                    // Beside the runtime, which knows nothing of a new socket's room yet.
                     let send = || batch.send(open.socket.as_raw_fd(), 0..1, None, None);
-                    let _ = send().or_else(|_| send());
+                    match send() {
+                        Err(error) if is_refused(&error) && open.is_uncertain(&self.context) => Err(error),
+                        // That the machine does not listen was about an earlier one; what it does not take is lost.
+                        sent => Ok(drop(sent.or_else(|_| send()))),
+                    }
                 });
+                if sent.is_err() {
+                    self.end(flow);
+                }
             }
             Letter::End => drop(self.open.remove(&flow)),
         }
@@ -147,9 +157,7 @@ impl Flows {
     /// A flow is over, or never began: the edge is told, so that the client's next datagram begins another one.
     fn end(&mut self, flow: u32) {
         self.open.remove(&flow);
-        let mut out = BytesMut::new();
-        letters::write_end(&mut out, flow);
-        self.voice.try_say(out.freeze());
+        tell_end(&self.voice, flow);
     }
 
     fn begin(&self, flow: u32, begin: &Begin) -> Option<Open> {
@@ -163,7 +171,8 @@ impl Flows {
         let socket =
             socket.inspect_err(|error| tracing::warn!("a flow of datagrams cannot be opened: {error}")).ok()?;
         let (socket, passed, ends) = (Arc::new(socket), Arc::<Passed>::default(), CancellationToken::new());
-        let answers = bring_back(flow, socket.clone(), passed.clone(), self.voice.clone());
+        let answers =
+            bring_back(context.clone(), target.clone(), flow, socket.clone(), passed.clone(), self.voice.clone());
         let answers = ends.clone().run_until_cancelled_owned(answers);
         context.tasks.spawn(async move {
             answers.await;
@@ -182,10 +191,28 @@ impl Flows {
     }
 }
 
+fn tell_end(voice: &Voice, flow: u32) {
+    let mut out = BytesMut::new();
+    letters::write_end(&mut out, flow);
+    voice.try_say(out.freeze());
+}
+
+/// Nobody listens there.
+fn is_refused(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::ConnectionRefused
+}
+
 /// Tells the edge what the machine answers, until the flow ends.
-async fn bring_back(flow: u32, socket: Arc<UdpSocket>, passed: Arc<Passed>, voice: Voice) {
+async fn bring_back(
+    context: Arc<Context>,
+    target: Arc<Target>,
+    flow: u32,
+    socket: Arc<UdpSocket>,
+    passed: Arc<Passed>,
+    voice: Voice,
+) {
     loop {
-        let received = socket.async_io(Interest::READABLE, || {
+        let received = socket.async_io(HEARS, || {
             with_batch(|batch| {
                 batch.receive(&*socket)?;
                 let mut out = BytesMut::new();
@@ -198,8 +225,13 @@ async fn bring_back(flow: u32, socket: Arc<UdpSocket>, passed: Arc<Passed>, voic
         });
         match received.await {
             Ok(()) => {}
+            // The edge still has what its program could not take yet.
+            Err(error) if is_refused(&error) && !passed.back.load(Relaxed) && is_starting(&context, &target) => {
+                passed.is_broken.store(true, Relaxed);
+                return tell_end(&voice, flow);
+            }
             // It was about a datagram that is lost.
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            Err(error) if is_refused(&error) => {}
             Err(error) => {
                 tracing::debug!("a flow of datagrams ended: {error}");
                 return passed.is_broken.store(true, Relaxed);

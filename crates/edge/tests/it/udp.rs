@@ -61,6 +61,15 @@ pub async fn ask(client: &UdpSocket, text: &[u8]) -> Vec<u8> {
     .await
 }
 
+/// Each of these comes back, though none is sent again.
+pub async fn are_answered(client: &UdpSocket, texts: &[&[u8]]) {
+    let mut buffer = vec![0; 1 << 16];
+    for text in texts {
+        let length = within(client.recv(&mut buffer)).await.unwrap();
+        assert!(buffer[..length].ends_with(text), "{:?} for {text:?}", &buffer[..length]);
+    }
+}
+
 pub async fn machine_of(client: &UdpSocket) -> String {
     let answer = String::from_utf8(ask(client, b"who").await).unwrap();
     answer.split(' ').next().unwrap().to_owned()

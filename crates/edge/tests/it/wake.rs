@@ -17,7 +17,7 @@ use tokio::{
     net::{TcpStream, UdpSocket},
 };
 
-use crate::support::*;
+use crate::{support::*, udp};
 
 fn get(app: &str) -> Request<Empty<Bytes>> {
     Request::get("/").header("host", host(app)).body(Empty::new()).unwrap()
@@ -93,6 +93,34 @@ async fn a_raw_connection_and_a_datagram_wake_a_machine() {
     client.send_to(b"hello", (world.ip, datagrams)).await.unwrap();
     until("the datagram has woken it", || node.state(udp.id()) == MachineState::Started).await;
     assert_eq!(node.woken.load(SeqCst), 2);
+}
+
+#[tokio::test]
+async fn the_datagrams_that_wake_a_machine_reach_its_program_once_that_listens() {
+    let mut world = World::with(|options| options.bounds.startup_grace = PATIENCE).await;
+    let mut machine = udp::taking("dns");
+    machine.0.spec.config.services.iter_mut().for_each(|service| service.autostart = Some(true));
+    world.know(&[&machine.clone().state(MachineState::Stopped)]).await;
+    let node = world.host(says("awake"));
+    let clients = [udp::client(&world).await, udp::client(&world).await];
+    let texts: [&[u8]; 3] = [b"first", b"second", b"third"];
+    let single = udp::client(&world).await;
+    single.send(b"alone").await.unwrap();
+    for client in &clients {
+        for text in texts {
+            client.send(text).await.unwrap();
+        }
+    }
+    until("they have woken it", || node.state(machine.id()) == MachineState::Started).await;
+    // Meanwhile its kernel says that nobody listens.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let _echo = udp::Echo::start(&machine).await;
+    for client in &clients {
+        udp::are_answered(client, &texts).await;
+    }
+    udp::are_answered(&single, &[b"alone"]).await;
+    assert_eq!(node.woken.load(SeqCst), 1);
+    assert!(!world.logs.has("PC02"), "{:?}", world.logs.lines());
 }
 
 #[tokio::test]

@@ -430,6 +430,33 @@ async fn a_machine_of_another_host_is_woken_by_a_datagram() {
 }
 
 #[tokio::test]
+async fn the_datagram_that_wakes_a_machine_of_another_host_reaches_its_program_once_that_listens() {
+    let authority = Authority::new();
+    let backhaul = authority.backhaul("one", true);
+    let name = backhaul.host.clone().unwrap();
+    let mut host = World::with(|options| {
+        options.backhaul = backhaul;
+        options.bounds.startup_grace = PATIENCE;
+    })
+    .await;
+    let worker = Worker { host: name, door: host.edge.worker_address().unwrap() };
+    let mut far = Far::start_with(&authority, |options| options.bounds.startup_grace = PATIENCE).await;
+    let mut awake = udp::taking("dns");
+    awake.0.spec.config.services.iter_mut().for_each(|service| service.autostart = Some(true));
+    let asleep = awake.clone().state(MachineState::Stopped);
+    host.know(&[&asleep]).await;
+    let node = host.host(says("awake"));
+    far.know(&[(&asleep, &worker)]).await;
+    let client = udp::client(&far.world).await;
+    client.send(b"hello?").await.unwrap();
+    until("it is woken", || node.state(awake.id()) == MachineState::Started).await;
+    far.know(&[(&awake, &worker)]).await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let _echo = udp::Echo::start(&awake).await;
+    udp::are_answered(&client, &[b"hello?"]).await;
+}
+
+#[tokio::test]
 async fn why_another_hosts_machine_could_not_be_woken_is_told() {
     let authority = Authority::new();
     let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
