@@ -143,7 +143,11 @@ impl Flows {
                     match send() {
                         Err(error) if is_refused(&error) && open.is_uncertain(&self.context) => Err(error),
                         // That the machine does not listen was about an earlier one; what it does not take is lost.
-                        sent => Ok(drop(sent.or_else(|_| send()))),
+                        Err(_) => {
+                            let _ = send();
+                            Ok(())
+                        }
+                        Ok(_) => Ok(()),
                     }
                 });
                 if sent.is_err() {
