@@ -221,11 +221,6 @@ pub fn end(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Ticks a second of the kernel's accounts.
-pub fn ticks_per_second() -> u64 {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().map_or(100, |ticks| ticks as u64)
-}
-
 /// Lets this process, and those it starts, have as many files open as it may.
 pub fn allow_all_files() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};

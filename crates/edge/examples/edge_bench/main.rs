@@ -21,7 +21,7 @@ use std::{env, process::ExitCode};
 
 use anyhow::{Context, Result};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// The allocator of the `dunlin` program.
 #[global_allocator]

@@ -23,7 +23,7 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode, header::EXPECT};
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::time::Instant;
+use tokio::{task::yield_now, time::Instant};
 
 use super::{AnswerBody, Answered, Line, RequestBody, pool::Home};
 use crate::{
@@ -158,9 +158,38 @@ pub async fn exchange(
     })
     .await;
     match received {
-        Ok(head) => Ok(AnswerContent::begin(sending, head, home)),
+        Ok(head) => {
+            if is_about_to_come(head.framing) && sending.link.wire.inbox.is_empty() {
+                let untouched = sending.is_untouched();
+                let filled = fill_in_a_moment(&mut sending.link.wire).await;
+                filled.map_err(|error| Lost { why: Why::Closed(error), untouched })?;
+            }
+            Ok(AnswerContent::begin(sending, head, home))
+        }
         Err(why) => Err(Lost { why, untouched: sending.is_untouched() }),
     }
+}
+
+/// Whether content can be expected to follow its head at once. Much of it goes past the edge.
+fn is_about_to_come(framing: Framing) -> bool {
+    match framing {
+        Framing::Length(length) => (1..WORTHWHILE as u64).contains(&length),
+        Framing::Chunked => true,
+        Framing::Empty | Framing::ToClose => false,
+    }
+}
+
+/// Many programs write an answer's head by itself and its content right after. Whoever looks in between would pass on two
+/// pieces, each with all that a packet, a record or a frame costs at both sides. So others get their turn first; nobody
+/// waits.
+async fn fill_in_a_moment(wire: &mut Wire<Line>) -> io::Result<()> {
+    yield_now().await;
+    poll_fn(|cx| match wire.poll_fill(cx) {
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        // Nothing yet, or some; an end will be met again.
+        Poll::Ready(Ok(_)) | Poll::Pending => Poll::Ready(Ok(())),
+    })
+    .await
 }
 
 /// A request that is being sent.
