@@ -43,6 +43,7 @@ mod maintenance;
 mod options;
 pub mod outlier;
 pub mod pick;
+mod plain;
 pub mod proxy_protocol;
 mod refusal;
 mod replay;

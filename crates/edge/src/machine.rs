@@ -131,7 +131,9 @@ impl Machine {
         if !self.warming.load(Relaxed) {
             return warmup::WHOLE;
         }
-        let share = warmup::share(self.ready_for());
+        let ready_since = *self.ready_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::from(kit::clock::lately());
+        let share = warmup::share(now.saturating_duration_since(ready_since));
         self.warming.store(share < warmup::WHOLE, Relaxed);
         share
     }

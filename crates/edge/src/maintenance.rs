@@ -3,7 +3,17 @@
 //! What was told last lies on the disk, so that an edge that starts while the control plane is down opens no app that
 //! its owner has closed. A file that cannot be read counts as absent: the control plane will speak.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
+    },
+};
 
 use api::internal::{MaintenanceNotice, MaintenanceView};
 use arc_swap::ArcSwap;
@@ -18,6 +28,8 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Maintenance {
     path: PathBuf,
     view: ArcSwap<MaintenanceView>,
+    /// There are none: what each request asks has to cost little.
+    is_empty: AtomicBool,
 }
 
 impl Maintenance {
@@ -35,7 +47,8 @@ impl Maintenance {
             }
             MaintenanceView::new()
         });
-        Arc::new(Self { view: ArcSwap::from_pointee(view), path })
+        let is_empty = AtomicBool::new(view.is_empty());
+        Arc::new(Self { view: ArcSwap::from_pointee(view), is_empty, path })
     }
 
     /// Follows what the control plane tells, and keeps it on the disk, until `stop`.
@@ -63,7 +76,9 @@ impl Maintenance {
 
     /// Holds from now on.
     pub fn apply(&self, view: Arc<MaintenanceView>) {
+        let is_empty = view.is_empty();
         self.view.store(view);
+        self.is_empty.store(is_empty, SeqCst);
     }
 
     async fn save(self: &Arc<Self>) {
@@ -79,6 +94,9 @@ impl Maintenance {
 
     /// What visitors of an app are told, if it is in maintenance mode.
     pub(crate) fn notice(&self, app: &str) -> Option<(AppName, MaintenanceNotice)> {
+        if self.is_empty.load(Relaxed) {
+            return None;
+        }
         self.view.load().get_key_value(app).map(|(app, notice)| (app.clone(), notice.clone()))
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{account::Counted, limits::Guarded, worker::Tunnel};
+use crate::{account::Counted, limits::Guarded, plain::Plain, worker::Tunnel};
 
 /// How much a pipe holds.
 const CAPACITY: usize = 256 * 1024;
@@ -46,6 +46,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     /// The socket takes nothing now. Ready once that has lasted too long.
     fn poll_stalled(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
         Poll::Pending
+    }
+}
+
+impl Stream for Plain {
+    fn bare(&self) -> Option<&TcpStream> {
+        Some(self.socket())
     }
 }
 
@@ -89,7 +95,7 @@ impl<S: Stream> Stream for Guarded<S> {
     }
 }
 
-impl Stream for TlsStream<TcpStream> {}
+impl Stream for TlsStream<Plain> {}
 /// A stream of a connection over HTTP/2, as a tunnel.
 impl Stream for DuplexStream {}
 impl Stream for Tunnel {}

@@ -75,7 +75,9 @@ impl Connection {
 
     /// So many bytes came from the client.
     pub fn came_in(&self, bytes: usize) {
-        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+        if bytes > 0 {
+            self.bytes_in.fetch_add(bytes as u64, Relaxed);
+        }
     }
 
     /// So many bytes went to the client.

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -69,32 +69,36 @@ pub struct Responses {
     pub time: Histogram,
 }
 
-/// Answers by status. The statuses that an app uses are few, so finding one is a look at a short list.
+/// Answers by status. The statuses that an app uses are few, so finding one is a look at a short list; that only grows, so
+/// that it is looked at without a lock.
 #[derive(Debug, Default)]
-pub struct ByStatus(RwLock<Vec<(u16, Arc<Responses>)>>);
+pub struct ByStatus(OnceLock<Box<OfStatus>>);
+
+#[derive(Debug)]
+struct OfStatus {
+    status: u16,
+    responses: Responses,
+    others: ByStatus,
+}
 
 impl ByStatus {
     /// Counts an answer.
     pub fn observe(&self, status: u16, took: Duration) {
-        self.of(status).time.observe(took);
+        let mut list = self;
+        loop {
+            let new = || Box::new(OfStatus { status, responses: Responses::default(), others: Self::default() });
+            let first = list.0.get_or_init(new);
+            if first.status == status {
+                return first.responses.time.observe(took);
+            }
+            list = &first.others;
+        }
     }
 
     /// Every status with its answers.
-    pub fn all(&self) -> Vec<(u16, Arc<Responses>)> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn of(&self, status: u16) -> Arc<Responses> {
-        let find = |list: &[(u16, Arc<Responses>)]| list.iter().find(|(it, _)| *it == status).map(|(_, it)| it.clone());
-        let known = find(&self.0.read().unwrap_or_else(PoisonError::into_inner));
-        known.unwrap_or_else(|| {
-            let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
-            find(&list).unwrap_or_else(|| {
-                let new = Arc::<Responses>::default();
-                list.push((status, new.clone()));
-                new
-            })
-        })
+    pub fn all(&self) -> impl Iterator<Item = (u16, &Responses)> {
+        let first = self.0.get();
+        std::iter::successors(first, |it| it.others.0.get()).map(|it| (it.status, &it.responses))
     }
 }
 
@@ -186,7 +190,7 @@ mod tests {
             responses.observe(status, Duration::ZERO);
         }
         let counts: BTreeMap<u16, u64> =
-            responses.all().into_iter().map(|(status, it)| (status, it.time.classes().iter().sum())).collect();
+            responses.all().map(|(status, it)| (status, it.time.classes().iter().sum())).collect();
         assert_eq!(counts, BTreeMap::from([(200, 2), (404, 1)]));
     }
 

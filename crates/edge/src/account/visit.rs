@@ -1,10 +1,6 @@
 //! The account of one request, from its coming to the end of its answer.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{Method, StatusCode, Version, uri::PathAndQuery};
 use tokio::time::Instant;
@@ -28,12 +24,12 @@ pub struct Account {
     method: Method,
     target: Option<PathAndQuery>,
     version: Version,
-    host: OnceLock<Arc<str>>,
-    app: OnceLock<Arc<AppState>>,
-    place: OnceLock<Place>,
-    machine: OnceLock<Arc<Machine>>,
-    code: OnceLock<&'static str>,
-    answer: OnceLock<(StatusCode, Duration)>,
+    host: Option<Arc<str>>,
+    app: Option<Arc<AppState>>,
+    place: Option<Place>,
+    machine: Option<Arc<Machine>>,
+    code: Option<&'static str>,
+    answer: Option<(StatusCode, Duration)>,
     bytes_out: u64,
 }
 
@@ -57,12 +53,12 @@ impl Account {
             method: request.method.clone(),
             target: request.uri.path_and_query().cloned(),
             version: request.version,
-            host: OnceLock::new(),
-            app: OnceLock::new(),
-            place: OnceLock::new(),
-            machine: OnceLock::new(),
-            code: OnceLock::new(),
-            answer: OnceLock::new(),
+            host: None,
+            app: None,
+            place: None,
+            machine: None,
+            code: None,
+            answer: None,
             bytes_out: 0,
         })
     }
@@ -73,39 +69,39 @@ impl Account {
     }
 
     /// It is for this app, by this host name.
-    pub fn is_for(&self, app: &Arc<AppState>, host: &Arc<str>) {
-        let _ = self.app.set(app.clone());
-        let _ = self.host.set(host.clone());
+    pub fn is_for(&mut self, app: &Arc<AppState>, host: &Arc<str>) {
+        self.app = Some(app.clone());
+        self.host = Some(host.clone());
     }
 
     /// It has this place among the requests of its app, for as long as the account is open.
-    pub fn holds(&self, place: Place) {
-        let _ = self.place.set(place);
+    pub fn holds(&mut self, place: Place) {
+        self.place = Some(place);
     }
 
     /// This machine answered.
-    pub fn answered_by(&self, machine: &Arc<Machine>) {
-        let _ = self.machine.set(machine.clone());
+    pub fn answered_by(&mut self, machine: &Arc<Machine>) {
+        self.machine = Some(machine.clone());
     }
 
     /// It was refused, or broke off.
-    pub fn refused(&self, refusal: &Refusal) {
+    pub fn refused(&mut self, refusal: &Refusal) {
         self.failed(refusal.code());
     }
 
-    /// It did not come to a good end, for the reason that this code stands for.
-    pub fn failed(&self, code: &'static str) {
-        let _ = self.code.set(code);
+    /// It did not come to a good end, for the reason that this code stands for. The first one counts.
+    pub fn failed(&mut self, code: &'static str) {
+        self.code.get_or_insert(code);
     }
 
     /// The header of its answer goes out.
-    pub fn answered(&self, status: StatusCode) {
+    pub fn answered(&mut self, status: StatusCode) {
         let took = self.began.elapsed();
-        let _ = self.answer.set((status, took));
-        if let Some(app) = self.app.get() {
+        self.answer = Some((status, took));
+        if let Some(app) = &self.app {
             app.metrics().responses.observe(status.as_u16(), took);
         }
-        if let Some(machine) = self.machine.get() {
+        if let Some(machine) = &self.machine {
             machine.metrics().responses.observe(status.as_u16(), took);
         }
     }
@@ -118,17 +114,17 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
-        let Some(app) = self.app.get() else { return };
-        self.journal.access(app, self.machine.get().map(|machine| &machine.id), |now| {
-            let (status, first_byte) = self.answer.get().copied().unwrap_or_default();
+        let Some(app) = &self.app else { return };
+        self.journal.access(app, self.machine.as_ref().map(|machine| &machine.id), |now| {
+            let (status, first_byte) = self.answer.unwrap_or_default();
             Record {
                 method: &self.method,
                 target: self.target.as_ref().map_or("/", PathAndQuery::as_str),
-                host: self.host.get().map_or("", |host| host),
+                host: self.host.as_deref().unwrap_or_default(),
                 version: self.version,
                 client: self.client,
                 status: status.as_u16(),
-                code: self.code.get().copied(),
+                code: self.code,
                 bytes_out: self.bytes_out,
                 first_byte,
                 total: now.saturating_duration_since(self.began),

@@ -56,8 +56,8 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 /// What has nothing to wait for is done by plain functions, which take what they need by value: a future keeps room for
 /// all that is borrowed in it, and there are as many of this one as requests under way.
 pub async fn answer(context: Arc<Context>, busy: Busy, request: Box<Inbound>) -> Answer<ClientBody> {
-    let Arrival { id, account, format, request } = Arrival::of(&context, &busy, request);
-    let carried = match route(&context, &busy, &id, &account, request) {
+    let Arrival { id, mut account, format, request } = Arrival::of(&context, &busy, request);
+    let carried = match route(&context, &busy, &id, &mut account, request) {
         Ok(Way::Here(answer)) => Ok(answer.into()),
         Ok(Way::Platform(platform, request)) => {
             Ok(signed(platform.answer((*request).into()).await.map(ResponseBody::Platform), &id).into())
@@ -91,7 +91,7 @@ impl Arrival {
 fn finish(
     context: &Context,
     carried: Result<Answer<ResponseBody>, Refusal>,
-    (id, account, format): (RequestId, Box<Account>, Format),
+    (id, mut account, format): (RequestId, Box<Account>, Format),
     busy: Busy,
 ) -> Answer<ClientBody> {
     let mut answer = carried.unwrap_or_else(|refusal| {
@@ -124,7 +124,7 @@ fn route<'a>(
     context: &'a Arc<Context>,
     busy: &'a Busy,
     id: &'a RequestId,
-    account: &'a Account,
+    account: &'a mut Account,
     mut request: Box<Inbound>,
 ) -> Result<Way<'a>, Refusal> {
     let client = &busy.0;
@@ -173,9 +173,18 @@ fn check_secured(client: &Client, host: &Host) -> Result<(), Refusal> {
 /// Makes a request what a machine gets: a target in origin form, and none of the fields that the platform says.
 fn prepare(request: &mut Inbound, common: &ClientFields, host: &Host, own: (&RequestId, Trace)) -> OwnFields {
     let own = headers::to_machine(&mut request.fields, request.version, common, host, own);
-    request.uri = Uri::from(origin_form(&request.uri));
+    if !is_in_origin_form(&request.uri) {
+        request.uri = Uri::from(origin_form(&request.uri));
+    }
     request.version = Version::HTTP_11;
     own
+}
+
+/// Whether a target is what a machine gets already, as most over HTTP/1 are.
+fn is_in_origin_form(uri: &Uri) -> bool {
+    uri.scheme().is_none()
+        && uri.authority().is_none()
+        && uri.path_and_query().is_some_and(|path| path.as_str().starts_with('/'))
 }
 
 /// The target in origin form. An empty path is the root (RFC 9112, 3.2.1).
@@ -205,7 +214,7 @@ struct Visitor<'a> {
     context: &'a Arc<Context>,
     busy: &'a Busy,
     id: &'a RequestId,
-    account: &'a Account,
+    account: &'a mut Account,
     host: Host,
     app: AppName,
 }

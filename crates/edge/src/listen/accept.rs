@@ -14,6 +14,7 @@ use super::{
 use crate::{
     context::Context,
     http::{self, Client},
+    plain::Plain,
     proxy_protocol, stream, tls,
 };
 
@@ -73,7 +74,7 @@ async fn serve(context: Arc<Context>, stream: TcpStream, origin: Origin, port: u
     let _ = stream.set_nodelay(true);
     watch_for_death(&stream);
     match door(&context, port) {
-        Some(Door::Http) => http::serve(context, stream, Client::new(peer, local, port, None)).await,
+        Some(Door::Http) => http::serve(context, Plain::new(stream), Client::new(peer, local, port, None)).await,
         Some(Door::Tls) => tls::serve(context, stream, peer, local, port).await,
         Some(Door::PgTls) => Box::pin(tls::serve_postgres(context, stream, peer, local, port)).await,
         Some(Door::Raw(app)) => {

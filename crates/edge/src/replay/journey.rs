@@ -94,8 +94,8 @@ pub struct Journey {
     pub reach_by: Option<Instant>,
     /// The host that the client asked for.
     host: Arc<str>,
-    /// Where it began: the app, its wish, its target.
-    origin: (AppName, Wish, Uri),
+    /// Where it began, once it has gone on from there. By address: hardly any request does.
+    origin: Option<Box<Origin>>,
     replays: u32,
     /// By address: hardly any request has one.
     way_back: Option<Box<WayBack>>,
@@ -104,6 +104,13 @@ pub struct Journey {
     memory: Memory,
     /// An app may have been told of a machine that it does not get.
     told_unavailable: bool,
+}
+
+/// Where a request began.
+struct Origin {
+    app: AppName,
+    wish: Wish,
+    target: Uri,
 }
 
 /// Who gets the request back if it reaches nobody.
@@ -161,20 +168,36 @@ pub struct Recall<'a> {
 impl Journey {
     /// A request that begins.
     pub fn new(app: AppName, wish: Wish, host: Arc<str>, head: Head) -> Self {
-        let origin = (app.clone(), wish.clone(), head.uri.clone());
         Self {
             app,
             wish,
             head,
             reach_by: None,
             host,
-            origin,
+            origin: None,
             replays: 0,
             way_back: None,
             returned: false,
             memory: Memory::None,
             told_unavailable: false,
         }
+    }
+
+    /// It goes on to somewhere else.
+    fn leave(&mut self) {
+        let Self { app, wish, head, .. } = self;
+        self.origin
+            .get_or_insert_with(|| Box::new(Origin { app: app.clone(), wish: wish.clone(), target: head.uri.clone() }));
+    }
+
+    /// The app that the client asked for.
+    fn first_app(&self) -> &AppName {
+        self.origin.as_ref().map_or(&self.app, |origin| &origin.app)
+    }
+
+    /// The path that the client asked for.
+    fn first_path(&self) -> &str {
+        self.origin.as_ref().map_or(&self.head.uri, |origin| &origin.target).path()
     }
 
     /// Tells the app whether its client gets another machine than the preferred one.
@@ -199,6 +222,7 @@ impl Journey {
         if skip && allow_bypass {
             self.memory = Memory::Bypass;
         } else if may(&app) {
+            self.leave();
             (self.app, self.wish, self.memory) = (app, wish, Memory::Hit(key));
             self.head.map_mut().insert(CACHE_STATUS, HeaderValue::from_static("hit"));
         } else {
@@ -223,6 +247,7 @@ impl Journey {
         }
         let wish = order.wish(&from.machine);
         self.remember(&order, &wish, from, recall, now)?;
+        self.leave();
         self.replays += 1;
         self.way_back = order.fallback.map(|fallback| Box::new(self.way_back(fallback, from, now)));
         self.reach_by = order.timeout.map(|timeout| now + timeout);
@@ -251,7 +276,9 @@ impl Journey {
             return false;
         }
         recall.cache.forget(key);
-        (self.app, self.wish) = (self.origin.0.clone(), self.origin.1.clone());
+        if let Some(origin) = &self.origin {
+            (self.app, self.wish) = (origin.app.clone(), origin.wish.clone());
+        }
         self.head.map_mut().remove(CACHE_STATUS);
         self.memory = Memory::Forgotten;
         true
@@ -288,11 +315,11 @@ impl Journey {
         recall: &Recall<'_>,
     ) -> Result<Option<(Key, Duration, bool)>, Refusal> {
         let first = self.replays == 0 || self.memory == Memory::Forgotten;
-        if from.app != self.origin.0 || !first || matches!(self.memory, Memory::Hit(_)) {
+        if from.app != *self.first_app() || !first || matches!(self.memory, Memory::Hit(_)) {
             return Ok(None);
         }
         if let Some(CacheOrder::Keep(rule)) = &order.cache {
-            if !rule.pattern.matches(&self.host, self.origin.2.path()) {
+            if !rule.pattern.matches(&self.host, self.first_path()) {
                 return Err(from.gave(&BadOrder::Pattern(BadPattern::OtherRequest)));
             }
             let key = Key::Path { host: self.host.to_string(), path: rule.pattern.path.clone() };
@@ -307,7 +334,7 @@ impl Journey {
 
     /// The session of the request, by the rule with the longest prefix that its path has.
     fn session<'r>(&self, recall: &Recall<'r>) -> Option<(&'r SessionRule, super::cache::Session)> {
-        let has = |rule: &&SessionRule| lies_below(self.origin.2.path(), rule.path_prefix.trim_end_matches(['/', '*']));
+        let has = |rule: &&SessionRule| lies_below(self.first_path(), rule.path_prefix.trim_end_matches(['/', '*']));
         let rule = recall.rules.iter().filter(has).max_by_key(|rule| rule.path_prefix.len())?;
         let value = match rule.kind {
             SessionKind::Header => self.head.first(&rule.name.parse().ok()?)?,

@@ -23,6 +23,7 @@ use crate::{
     http::Client,
     listen::break_off,
     machine::Lease,
+    plain::Plain,
     proxy_protocol::{self, Header, Route},
     splice::Stream,
     upstream::Line,
@@ -40,9 +41,9 @@ impl Socket for TcpStream {
     }
 }
 
-impl Socket for TlsStream<TcpStream> {
+impl Socket for TlsStream<Plain> {
     fn break_off(&mut self) {
-        break_off(self.get_ref().0);
+        break_off(self.get_ref().0.socket());
     }
 }
 
@@ -55,7 +56,7 @@ impl<IO: Socket> Socket for Counted<IO> {
 impl Socket for Line {
     fn break_off(&mut self) {
         match self {
-            Self::Left(near) => break_off(near),
+            Self::Left(near) => break_off(near.socket()),
             Self::Right(far) => far.break_off(),
         }
     }

@@ -21,6 +21,7 @@ use crate::{
     Refusal,
     context::{Context, Destination},
     http::{self, Client, Secured},
+    plain::Plain,
     stream::{
         self,
         postgres::{self, Greeting},
@@ -40,7 +41,7 @@ enum Then {
 /// What became of a connection.
 enum Opened {
     /// TLS ended here.
-    Here(Box<TlsStream<TcpStream>>, Then),
+    Here(Box<TlsStream<Plain>>, Then),
     /// The app ends it: nothing was taken from the connection.
     There(TcpStream, AppName),
     /// It is no session, but the wish to cancel another one.
@@ -190,7 +191,7 @@ impl Opening<'_> {
     }
 
     async fn shake_hands(&mut self, stream: TcpStream) -> Result<Opened, Failure> {
-        let start = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let start = LazyConfigAcceptor::new(Acceptor::default(), Plain::new(stream)).await?;
         let proof = self.context.hostnames.challenge(&start.client_hello());
         if let Some(proof) = proof.filter(|_| self.port == HTTPS_PORT) {
             let _ = start.into_stream(proof).await;

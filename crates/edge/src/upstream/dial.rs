@@ -33,6 +33,7 @@ use crate::{
     http::Interim,
     limits::TooSlow,
     machine::{Lease, Machine, Target},
+    plain::Plain,
     replay::Head,
     worker::{Errand, Hop, Said, Tunnel, Verdict, Want, fields, speak},
 };
@@ -78,7 +79,7 @@ impl Dialer {
         only: bool,
         by: Option<Instant>,
     ) -> Result<Line, Refusal> {
-        let Some(hop) = &target.hop else { return self.connect_near(target, by).await.map(Line::Left) };
+        let Some(hop) = &target.hop else { return self.connect_near(target, by).await.map(Plain::new).map(Line::Left) };
         let (mouth, said) = speak();
         let errand = Errand::of(app, target, only, Want::Connection);
         let answer = Box::pin(self.ask_worker(hop, &errand, said.into(), by)).await?;
@@ -229,7 +230,7 @@ impl Dialer {
         interim: &Interim,
     ) -> Result<Answered, Failed> {
         let Lease { target, epoch } = &chosen.lease;
-        let mut now = Instant::now();
+        let mut now = Instant::from(kit::clock::lately());
         let pooled = if chosen.reuse { target.pool.take(*epoch, now) } else { None };
         let link = match pooled {
             Some(link) => link,
@@ -255,7 +256,7 @@ impl Dialer {
     pub async fn fetch(&self, machine: &Arc<Machine>, server: SocketAddr, head: &Head) -> Option<Answered> {
         let stream = TcpStream::connect(server).await.ok()?;
         machine.metrics().connects.one();
-        let link = Link::new(Line::Left(stream), machine.clone());
+        let link = Link::new(Line::Left(Plain::new(stream)), machine.clone());
         exchange(link, head, RequestBody::default(), self.patience, Instant::now(), None, &Interim::Not).await.ok()
     }
 

@@ -79,7 +79,7 @@ impl Pool {
     fn put(&self, link: Box<Link>, epoch: u64) -> bool {
         let mut shelf = self.shelf();
         if shelf.links.len() < MAX_IDLE && !shelf.is_closed {
-            shelf.links.push(Idle { link, since: Instant::now(), epoch });
+            shelf.links.push(Idle { link, since: kit::clock::lately().into(), epoch });
         }
         !std::mem::replace(&mut shelf.is_looked_after, true)
     }

@@ -105,7 +105,7 @@ struct Wait<'a> {
 impl Wait<'_> {
     /// Waits for a request's head.
     async fn next(&mut self, bounds: &Bounds, talk: &Talk, may_be_http2: bool) -> Next {
-        let began = Instant::now();
+        let began = Instant::from(kit::clock::lately());
         poll_fn(|cx| {
             let mut conversation = talk.lock();
             let wire = &mut conversation.wire;

@@ -88,6 +88,9 @@ where
             let mut conversation = talk.lock();
             if !conversation.wire.is_flushed() {
                 ready!(conversation.wire.poll_flush(cx))?;
+                if self.body.is_none() {
+                    return Poll::Ready(Ok(()));
+                }
             } else if self.body.is_none() {
                 return Poll::Ready(Ok(()));
             } else if !is_bulk || self.poll_bulk(cx, &mut conversation)?.is_pending() {
