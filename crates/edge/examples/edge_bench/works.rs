@@ -69,7 +69,7 @@ const SMALL: Requests = Requests {
     path: "/small",
     connections: 64,
     streams: 1,
-    count: 100_000,
+    count: 40_000,
     pace: None,
 };
 

@@ -46,7 +46,7 @@ impl Account {
         let trace = Trace::take_part(&mut request.fields);
         Box::new(Self {
             journal: journal.clone(),
-            id: id.clone(),
+            id: *id,
             trace,
             client,
             began,

@@ -157,7 +157,7 @@ impl Dress {
 
     fn signature(&self, version: Version, id: &RequestId) -> Option<Signature> {
         let pristine = self.response().is_some_and(|response| response.pristine);
-        (!pristine).then(|| Signature { version, id: id.clone(), alternative: self.alternative.clone() })
+        (!pristine).then(|| Signature { version, id: *id, alternative: self.alternative.clone() })
     }
 
     /// Unless the app says something else, answers that gain by it are compressed.

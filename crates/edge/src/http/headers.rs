@@ -93,7 +93,7 @@ pub fn to_machine(
 ) -> OwnFields {
     let mut said = OwnFields {
         host: host.field(),
-        id: id.clone(),
+        id: *id,
         trace,
         way: join(fields.all(&X_FORWARDED_FOR), &common.way),
         via: join(fields.all(&header::VIA), &HeaderValue::from_static(via(version))),

@@ -318,7 +318,7 @@ impl<'a> Visitor<'a> {
     }
 
     fn describe(&self, request: &Inbound) -> What {
-        What { method: request.method.clone(), path: request.uri.path_and_query().cloned(), id: self.id.clone() }
+        What { method: request.method.clone(), path: request.uri.path_and_query().cloned(), id: *self.id }
     }
 }
 
