@@ -1,6 +1,7 @@
 //! Machines that sleep: idle ones are stopped or suspended, a request wakes them, and nothing is lost in between.
 
 use std::{
+    net::UdpSocket,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -120,4 +121,31 @@ fn a_suspended_machine_goes_on_where_it_was() {
     assert_eq!(state(&platform, "nap"), "stopped");
     assert_eq!(count(&platform, "nap"), 1, "it starts anew");
     platform.ok(["apps", "destroy", "nap", "--yes"]);
+}
+
+/// The datagram that wakes a machine reaches its program, though that listens only a while after it has started.
+#[test]
+fn a_single_datagram_wakes_a_machine_and_is_answered() {
+    if let Some(obstacle) = obstacle(&["flask"]) {
+        return skip("a single datagram wakes a machine", &obstacle);
+    }
+    let platform = Platform::start(Options::default());
+    let echo = "import socket, time; time.sleep(1); s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
+                s.bind((\"\", 15353)); [s.sendto(d, a) for d, a in iter(lambda: s.recvfrom(2048), 0)]";
+    let config = format!(
+        "[experimental]\nexec = [\"python3\", \"-c\", '{echo}']\n[[services]]\ninternal_port = 15353\nprotocol = \"udp\"\n\
+         auto_stop_machines = \"stop\"\nauto_start_machines = true\nauto_stop_after = \"3s\"\n\
+         [[services.ports]]\nport = 15353\n"
+    );
+    platform.deploy("echo", &config, &image("flask"));
+    eventually("it is stopped", || state(&platform, "echo") == "stopped");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a client has a socket");
+    client.set_read_timeout(Some(Duration::from_secs(60))).expect("it can wait");
+    client.send_to(b"are you there?", "127.0.0.1:15353").expect("it can be sent");
+    let mut answer = [0; 64];
+    let (length, _) = client.recv_from(&mut answer).unwrap_or_else(|error| {
+        panic!("it is not answered ({error}):\n{}", platform.ok(["logs", "-a", "echo"]));
+    });
+    assert_eq!(&answer[..length], b"are you there?");
+    platform.ok(["apps", "destroy", "echo", "--yes"]);
 }

@@ -14,6 +14,7 @@ use super::{
     choose::choose,
     flow::Flow,
     held::Held,
+    scouts::Scouts,
     source::is_forged,
     table::{Answers, Key, Limits, Table},
 };
@@ -42,7 +43,8 @@ pub async fn serve(context: Arc<Context>, socket: Arc<UdpSocket>, port: u16, clo
         both_ways: bounds.flow_both_ways,
     };
     let (flows, held) = (Table::new(limits), Held::new(bounds.flow_one_way));
-    let mut door = Door { socket: socket.clone(), port, flows, held, context: context.clone() };
+    let mut door =
+        Door { socket: socket.clone(), port, flows, held, scouts: Scouts::default(), context: context.clone() };
     let (mut sweep, mut retry) = (interval(SWEEP), interval(RETRY));
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     retry.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -65,6 +67,7 @@ struct Door {
     port: u16,
     flows: Table<Flow>,
     held: Held,
+    scouts: Scouts,
 }
 
 impl Door {
@@ -99,15 +102,27 @@ impl Door {
         if is_forged(&self.context, key.0) {
             return;
         }
-        let passed = if self.held.has_unsent(&key) { Passed::Later } else { self.send(key, batch, which.clone(), now) };
-        let tried = match passed {
-            Passed::Sent | Passed::Lost => return,
-            Passed::Tried => Some(now),
-            Passed::Later => None,
-        };
+        let has_unsent = self.held.has_unsent(&key);
+        if let Some(flow) = self.flows.find(&key, now).filter(|_| !has_unsent)
+            && flow.is_good()
+            && !flow.is_uncertain(&self.context)
+        {
+            return flow.send(&self.context, batch, which, now);
+        }
         for place in which {
-            let Some(slot) = self.context.flows.take() else { return };
-            self.held.keep(key, batch.at(place), tried, slot, now);
+            let has_unsent = self.held.has_unsent(&key);
+            let passed = if has_unsent { Passed::Later } else { self.send(key, batch, place..place + 1, now) };
+            let tried = match passed {
+                Passed::Sent | Passed::Lost => continue,
+                Passed::Tried => Some(now),
+                Passed::Later => None,
+            };
+            let slot = self.context.flows.take();
+            let is_kept = slot.is_some_and(|slot| self.held.keep(key, batch.at(place), tried, slot, now));
+            // More than can wait: perhaps somebody listens.
+            if let Some(flow) = self.flows.find(&key, now).filter(|_| !is_kept && tried.is_none()) {
+                flow.send(&self.context, batch, place..place + 1, now);
+            }
         }
     }
 
@@ -125,8 +140,12 @@ impl Door {
             }
         }
         let Some(flow) = self.flows.find(&key, now) else { return Passed::Lost };
+        let is_uncertain = flow.is_uncertain(&self.context);
+        if is_uncertain && !self.scouts.may_go(flow.machine(), now) {
+            return Passed::Later;
+        }
         flow.send(&self.context, batch, which, now);
-        if flow.is_uncertain(&self.context) { Passed::Tried } else { Passed::Sent }
+        if is_uncertain { Passed::Tried } else { Passed::Sent }
     }
 
     /// Looks after what waits for a machine.
@@ -139,10 +158,13 @@ impl Door {
                 let Some(flow) = self.flows.find(&key, now) else { continue };
                 if flow.was_refused() || !flow.is_good() {
                     refused.insert(key);
+                    self.scouts.refused(flow.machine(), now);
                 }
                 if !refused.contains(&key) {
                     if flow.answered().is_none() && !waiting.is_taken(now) {
                         self.held.put_back(waiting);
+                    } else {
+                        self.scouts.taken(flow.machine());
                     }
                     continue;
                 }
@@ -157,6 +179,9 @@ impl Door {
                 Passed::Later => None,
             };
             self.held.put_back(waiting);
+        }
+        if self.held.is_empty() {
+            self.scouts.forget();
         }
     }
 

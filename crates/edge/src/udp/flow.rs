@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use model::MachineId;
 use tokio::{io::Interest, net::UdpSocket, time::Instant};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -145,6 +146,11 @@ impl Flow {
     /// Whether its machine has just come up and has not answered it, so that its program may not listen yet.
     pub fn is_uncertain(&self, context: &Context) -> bool {
         self.answered().is_none() && is_starting(context, &self.target)
+    }
+
+    /// Its machine.
+    pub fn machine(&self) -> &MachineId {
+        &self.target.machine.id
     }
 
     /// Whether the machine has said that nobody listens, since this was asked last.

@@ -64,12 +64,15 @@ impl Held {
         self.waiting.iter().any(|it| it.key == *key && it.tried.is_none())
     }
 
-    /// Keeps a datagram, if there is room for it.
-    pub fn keep(&mut self, key: Key, datagram: &[u8], tried: Option<Instant>, slot: Slot, now: Instant) {
+    /// Keeps a datagram, if there is room for it. Tells whether there was.
+    pub fn keep(&mut self, key: Key, datagram: &[u8], tried: Option<Instant>, slot: Slot, now: Instant) -> bool {
         let of_source = |source: IpAddr| self.waiting.iter().filter(|it| source_of(it.key.0.ip()) == source).count();
-        if datagram.len() <= LONGEST && self.waiting.len() < MOST && of_source(source_of(key.0.ip())) < MOST_OF_SOURCE {
+        let has_room =
+            datagram.len() <= LONGEST && self.waiting.len() < MOST && of_source(source_of(key.0.ip())) < MOST_OF_SOURCE;
+        if has_room {
             self.waiting.push_back(Waiting { key, datagram: datagram.into(), since: now, tried, _slot: slot });
         }
+        has_room
     }
 
     /// All that wait, in the order in which they came. Those that have waited too long are lost.
@@ -107,9 +110,10 @@ mod tests {
     #[test]
     fn few_wait_and_one_source_has_a_part_of_the_places() {
         let (mut held, now) = (Held::new(Duration::from_secs(10)), Instant::now());
-        (0..100).for_each(|port| held.keep(key(1, port), b"x", None, slot(), now));
-        assert_eq!(held.waiting.len(), MOST_OF_SOURCE);
-        (0..100).for_each(|source| held.keep(key(source, 1), b"x", None, slot(), now));
+        let kept = (0..100).filter(|port| held.keep(key(1, *port), b"x", None, slot(), now)).count();
+        assert_eq!((kept, held.waiting.len()), (MOST_OF_SOURCE, MOST_OF_SOURCE));
+        let kept = (0..100).filter(|source| held.keep(key(*source, 1), b"x", None, slot(), now)).count();
+        assert_eq!(kept, MOST - MOST_OF_SOURCE);
         assert_eq!(held.waiting.len(), MOST);
     }
 

@@ -31,6 +31,7 @@ mod choose;
 mod door;
 mod flow;
 mod held;
+mod scouts;
 mod source;
 mod table;
 
