@@ -32,7 +32,13 @@ impl Plain {
 
     /// Does something that moves up to `most` bytes, if the socket may be ready for it. Whoever moves fewer has come to
     /// the end of what there is, or of what there is room for, so that the system need not be asked again to learn that.
-    fn attempt(&self, interest: Interest, most: usize, act: impl FnOnce() -> rustix::io::Result<usize>) -> Attempt {
+    /// Nothing if it is not ready.
+    fn attempt(
+        &self,
+        interest: Interest,
+        most: usize,
+        act: impl FnOnce() -> rustix::io::Result<usize>,
+    ) -> Option<io::Result<usize>> {
         let mut moved = None;
         let done = self.0.try_io(interest, || {
             let bytes = act()?;
@@ -40,10 +46,9 @@ impl Plain {
             if (1..most).contains(&bytes) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });
         match (moved, done) {
-            (Some(bytes), _) => Attempt::Done(Ok(bytes)),
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Attempt::NotReady,
-            (None, Err(error)) => Attempt::Done(Err(error)),
-            (None, Ok(())) => Attempt::Done(Ok(0)),
+            (Some(bytes), _) => Some(Ok(bytes)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => None,
+            (None, done) => Some(done.map(|()| 0)),
         }
     }
 
@@ -55,17 +60,11 @@ impl Plain {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.0.poll_write_ready(cx))?;
-            if let Attempt::Done(sent) = self.attempt(Interest::WRITABLE, most, &act) {
+            if let Some(sent) = self.attempt(Interest::WRITABLE, most, &act) {
                 return Poll::Ready(sent);
             }
         }
     }
-}
-
-/// What an attempt came to.
-enum Attempt {
-    Done(io::Result<usize>),
-    NotReady,
 }
 
 impl AsyncRead for Plain {
@@ -76,7 +75,7 @@ impl AsyncRead for Plain {
             // SAFETY: it is only written to.
             let room = unsafe { buf.unfilled_mut() };
             let act = || recv(&self.0, room, RecvFlags::empty()).map(|((read, _), _)| read.len());
-            let Attempt::Done(read) = self.attempt(Interest::READABLE, most, act) else { continue };
+            let Some(read) = self.attempt(Interest::READABLE, most, act) else { continue };
             let read = read?;
             // SAFETY: the system has written so many bytes there.
             unsafe { buf.assume_init(read) };

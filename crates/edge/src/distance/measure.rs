@@ -25,8 +25,12 @@ async fn rounds(context: &Context) {
     loop {
         let asked = tokio::select! {
             _ = ticks.tick() => context.hops.all(),
-            // It is measured once at the start: what was guessed may be far off.
-            () = context.hops.came.notified() => context.hops.all().into_iter().filter(|hop| hop.round_trip().is_none()).collect(),
+            // What was guessed may be far off.
+            () = context.hops.came.notified() => {
+                let mut new = context.hops.all();
+                new.retain(|hop| hop.round_trip().is_none());
+                new
+            }
         };
         let asked = futures_util::stream::iter(asked);
         asked.for_each_concurrent(AT_A_TIME, |hop| ask(context, hop)).await;
@@ -48,12 +52,10 @@ async fn ask(context: &Context, hop: Arc<Hop>) {
     let mut quickest: Option<Duration> = None;
     // The first one of a burst may meet somebody who has to be woken.
     for _ in 0..2 {
-        let connected = context.dialer.greet(&hop).await;
-        let Ok(took) = connected.inspect_err(|why| tracing::debug!(door = %hop.worker.door, "not measured: {why}"))
-        else {
-            return;
-        };
-        quickest = Some(quickest.map_or(took, |before| before.min(took)));
+        match context.dialer.greet(&hop).await {
+            Ok(took) => quickest = Some(quickest.map_or(took, |before| before.min(took))),
+            Err(why) => return tracing::debug!(door = %hop.worker.door, "not measured: {why}"),
+        }
     }
     quickest.into_iter().for_each(|round_trip| hop.measured(round_trip));
 }

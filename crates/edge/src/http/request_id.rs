@@ -47,3 +47,17 @@ impl fmt::Display for RequestId {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_ends_in_its_region_however_long_that_is() {
+        for region in ["eu", "abcdefghijklmnop"] {
+            let id = RequestId::new(&region.parse().unwrap(), Instant::now());
+            assert_eq!(id.as_str().split_once('-').map(|(ulid, region)| (ulid.len(), region)), Some((26, region)));
+        }
+        assert!("abcdefghijklmnopq".parse::<Region>().is_err(), "there would be no room for it");
+    }
+}

@@ -102,8 +102,8 @@ impl Door {
         if is_forged(&self.context, key.0) {
             return;
         }
-        let has_unsent = self.held.has_unsent(&key);
-        if let Some(flow) = self.flows.find(&key, now).filter(|_| !has_unsent)
+        if !self.held.has_unsent(&key)
+            && let Some(flow) = self.flows.find(&key, now)
             && flow.is_good()
             && !flow.is_uncertain(&self.context)
         {

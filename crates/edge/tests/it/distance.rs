@@ -102,10 +102,8 @@ async fn edge(authority: &Authority, remotes: &[&Remote]) -> Far {
     far
 }
 
-/// Requests come to go to this host, and all of some more do.
+/// Requests come to go to this host, and stay there.
 async fn goes_to(far: &Far, remote: &Remote) {
-    within(async { while far.world.get("shop", "/").await.body != remote.name {} }).await;
-    // What was believed a moment ago may still change once for the others.
     let mut in_a_row = 0;
     within(async {
         while in_a_row < 10 {

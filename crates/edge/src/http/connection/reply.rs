@@ -86,14 +86,14 @@ where
                 self.fill(cx, talk)?;
             }
             let mut conversation = talk.lock();
-            if !conversation.wire.is_flushed() {
+            let was_flushed = conversation.wire.is_flushed();
+            if !was_flushed {
                 ready!(conversation.wire.poll_flush(cx))?;
-                if self.body.is_none() {
-                    return Poll::Ready(Ok(()));
-                }
-            } else if self.body.is_none() {
+            }
+            if self.body.is_none() {
                 return Poll::Ready(Ok(()));
-            } else if !is_bulk || self.poll_bulk(cx, &mut conversation)?.is_pending() {
+            }
+            if was_flushed && (!is_bulk || self.poll_bulk(cx, &mut conversation)?.is_pending()) {
                 if conversation.is_gone(cx) {
                     return Poll::Ready(Err(io::Error::from(io::ErrorKind::ConnectionAborted).into()));
                 }
