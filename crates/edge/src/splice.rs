@@ -67,12 +67,12 @@ impl<S: Stream> Stream for Counted<S> {
     }
 
     fn came_past(&mut self, bytes: usize) {
-        self.connection().came_in(bytes);
+        self.connection().passed_alone(bytes, 0);
         self.inner_mut().came_past(bytes);
     }
 
     fn went_past(&mut self, bytes: usize) {
-        self.connection().went_out(bytes);
+        self.connection().passed_alone(0, bytes);
         self.inner_mut().went_past(bytes);
     }
 

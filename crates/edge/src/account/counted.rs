@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Connection;
 
-/// A stream that counts what passes, as its connection's.
+/// A stream that counts what passes, as its connection's. A connection has one of these, and counts nowhere else.
 pub struct Counted<IO> {
     inner: IO,
     connection: Arc<Connection>,
@@ -43,7 +43,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        self.connection.came_in(buf.filled().len() - before);
+        self.connection.passed_alone(buf.filled().len() - before, 0);
         read
     }
 }
@@ -51,7 +51,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Counted<IO> {
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = std::task::ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.connection.went_out(written);
+        self.connection.passed_alone(0, written);
         Poll::Ready(Ok(written))
     }
 
@@ -61,7 +61,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Counted<IO> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = std::task::ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.connection.went_out(written);
+        self.connection.passed_alone(0, written);
         Poll::Ready(Ok(written))
     }
 

@@ -272,7 +272,7 @@ pub fn is_one_of(name: &[u8], names: &[&str]) -> bool {
 /// somebody else has passed the message on, or says where else the app is, only a map can hold what both say.
 pub fn leave_room(fields: &mut Fields) -> bool {
     let Fields::Came(listed) = fields else { return false };
-    if listed.iter().any(|(name, _)| is_one_of(name, &["via", "alt-svc"])) {
+    if [header::VIA, header::ALT_SVC].iter().any(|name| listed.all(name).next().is_some()) {
         return false;
     }
     listed.retain(|name| !is_one_of(name, &["server", "fly-request-id"]));

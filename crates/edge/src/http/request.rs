@@ -16,6 +16,7 @@ use bytes::Bytes;
 use catalog::{Handling, PortRoute};
 use http::{HeaderValue, Method, Response, StatusCode, Uri, Version, uri::PathAndQuery};
 use http_body_util::{BodyExt, Limited};
+use hyper::body::Body;
 use model::{AppName, machine::Port};
 use tokio::time::{Instant, timeout};
 
@@ -55,9 +56,9 @@ const ORDER_PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// What has nothing to wait for is done by plain functions, which take what they need by value: a future keeps room for
 /// all that is borrowed in it, and there are as many of this one as requests under way.
-pub async fn answer(context: Arc<Context>, busy: Busy, request: Box<Inbound>) -> Answer<ClientBody> {
-    let Arrival { id, mut account, format, request } = Arrival::of(&context, &busy, request);
-    let carried = match route(&context, &busy, &id, &mut account, request) {
+pub async fn answer(context: &Arc<Context>, busy: Busy, request: Box<Inbound>) -> Answer<ClientBody> {
+    let Arrival { id, mut account, format, request } = Arrival::of(context, &busy, request);
+    let carried = match route(context, &busy, &id, &mut account, request) {
         Ok(Way::Here(answer)) => Ok(answer.into()),
         Ok(Way::Platform(platform, request)) => {
             Ok(signed(platform.answer((*request).into()).await.map(ResponseBody::Platform), &id).into())
@@ -65,7 +66,7 @@ pub async fn answer(context: Arc<Context>, busy: Busy, request: Box<Inbound>) ->
         Ok(Way::App(visit)) => visit.carry().await,
         Err(refusal) => Err(refusal),
     };
-    finish(&context, carried, (id, account, format), busy)
+    finish(context, carried, (id, account, format), busy)
 }
 
 /// A request that has just come.
@@ -227,7 +228,8 @@ struct Visit<'a> {
     origin: Arc<App>,
     journey: Journey,
     body: KeptBody,
-    answered: AnswerBegun,
+    /// Tells the body, if there is one, that an answer has begun.
+    answered: Option<AnswerBegun>,
     dress: Dress,
     what: What,
 }
@@ -261,9 +263,14 @@ impl<'a> Visitor<'a> {
             upgrade.put(&mut request);
         }
         let Inbound { method, uri, fields, body, .. } = *request;
-        let answered = AnswerBegun::default();
-        let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
-        let body = if upgrade.is_some() { KeptBody::empty() } else { KeptBody::new(body, &self.context.kept) };
+        let (body, answered) = match upgrade.is_some() || body.is_end_stream() {
+            true => (KeptBody::empty(), None),
+            false => {
+                let answered = AnswerBegun::default();
+                let body = Paced::new(body, self.context.bounds.body_pace, answered.clone());
+                (KeptBody::new(body, &self.context.kept), Some(answered))
+            }
+        };
         let head = Head { method, uri, fields, own: Some(own), common: Some(common.clone()) };
         let journey = Journey::new(self.app.clone(), wish, self.host.name.clone(), head);
         Ok(Way::App(Box::new(Visit { visitor: self, upgrade, origin: app, journey, body, answered, dress, what })))
@@ -311,10 +318,9 @@ impl<'a> Visitor<'a> {
         Ok(())
     }
 
-    /// The state of the app that a request goes to; that of the one where it began if the other is gone.
-    fn state_of(&self, app: &AppName, origin: &Arc<App>) -> Arc<AppState> {
-        let elsewhere = (*app != self.app).then(|| self.context.routing.load().app(app.as_str()).cloned()).flatten();
-        elsewhere.as_ref().unwrap_or(origin).state.clone()
+    /// The app that a request goes to, if that is another one than where it began, and not gone.
+    fn elsewhere(&self, app: &AppName) -> Option<Arc<App>> {
+        (*app != self.app).then(|| self.context.routing.load().app(app.as_str()).cloned()).flatten()
     }
 
     fn describe(&self, request: &Inbound) -> What {
@@ -334,8 +340,9 @@ impl Visit<'_> {
         }
         let mut seen = Some(&self.origin);
         let (sent, state) = loop {
-            let state = visitor.state_of(&journey.app, &self.origin);
-            let tell = |refusal: &Refusal| visitor.context.journal.refused(&state, refusal, &self.what);
+            let elsewhere = visitor.elsewhere(&journey.app);
+            let state = &elsewhere.as_ref().unwrap_or(&self.origin).state;
+            let tell = |refusal: &Refusal| visitor.context.journal.refused(state, refusal, &self.what);
             let upgrades = self.upgrade.is_some();
             let sent = match visitor.send(journey, seen.take(), &self.body, upgrades).await.inspect_err(tell) {
                 Ok(sent) => sent,
@@ -343,13 +350,13 @@ impl Visit<'_> {
                 Err(refusal) => return Err(refusal),
             };
             if !is_order(&sent.0) {
-                break (sent, state);
+                break (sent, state.clone());
             }
             let from = Orderer::of(&sent.1.route);
             let order = Box::pin(visitor.order_in(sent)).await.map_err(|bad| from.gave(&bad)).inspect_err(tell)?;
             visitor.obey(journey, order, &from, &recall).inspect_err(tell)?;
         };
-        self.answered.tell();
+        self.answered.iter().for_each(AnswerBegun::tell);
         self.body.let_go();
         self.finish(sent, state)
     }

@@ -1,15 +1,12 @@
 //! One connection of a client that speaks HTTP.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     net::{IpAddr, SocketAddr},
     pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{
-            AtomicBool, AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     task::Poll,
     time::Duration,
@@ -46,7 +43,8 @@ pub struct Client {
     pub secured: Option<Secured>,
     /// What is counted of the connection.
     pub connection: Arc<Connection>,
-    activity: Activity,
+    /// What goes on over it, if somebody wants to know.
+    activity: Option<Box<Activity>>,
     fields: OnceLock<Arc<ClientFields>>,
 }
 
@@ -63,13 +61,18 @@ impl Client {
     pub fn new(peer: SocketAddr, local: SocketAddr, port: u16, secured: Option<Secured>) -> Self {
         let name = secured.as_ref().and_then(|secured| secured.name.clone());
         let connection = Arc::new(Connection::new(peer, port, secured.is_some(), name));
-        Self { peer, local, port, secured, connection, activity: Activity::new(), fields: OnceLock::new() }
+        Self { peer, local, port, secured, connection, activity: None, fields: OnceLock::new() }
+    }
+
+    /// The same, of whom it will be asked how long nothing has been under way.
+    pub fn watched(self) -> Self {
+        Self { activity: Some(Box::new(Activity::new())), ..self }
     }
 
     /// A client who secures the connection with the app itself, under this server name.
     pub fn passing(peer: SocketAddr, local: SocketAddr, port: u16, name: Option<String>) -> Self {
         let connection = Arc::new(Connection::new(peer, port, true, name));
-        Self { peer, local, port, secured: None, connection, activity: Activity::new(), fields: OnceLock::new() }
+        Self { peer, local, port, secured: None, connection, activity: None, fields: OnceLock::new() }
     }
 
     /// His address; IPv4 as such, though it came through a socket for both.
@@ -87,9 +90,12 @@ impl Client {
         self.secured.as_ref()?.name.as_deref()
     }
 
-    /// Resolves once nothing has been under way for so long.
+    /// Resolves once nothing has been under way for so long, if he is [`watched`](Self::watched).
     pub async fn idle(&self, limit: Duration) {
-        self.activity.idle(limit).await;
+        match &self.activity {
+            Some(activity) => activity.idle(limit).await,
+            None => pending().await,
+        }
     }
 
     /// Whether the connection is secured.
@@ -130,19 +136,16 @@ async fn converse(context: Arc<Context>, stream: AnyStream, client: Arc<Client>)
 /// What goes on over a connection.
 struct Activity {
     under_way: AtomicUsize,
-    /// Whether somebody wants to know how long nothing has been under way; else nobody keeps it.
-    is_watched: AtomicBool,
     last: Mutex<Instant>,
 }
 
 impl Activity {
     fn new() -> Self {
-        Self { under_way: AtomicUsize::new(0), is_watched: AtomicBool::new(false), last: Mutex::new(Instant::now()) }
+        Self { under_way: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
     }
 
     /// Resolves once nothing has been under way for so long.
     async fn idle(&self, limit: Duration) {
-        self.is_watched.store(true, SeqCst);
         let began = Instant::now();
         loop {
             let last = (*self.last.lock().unwrap_or_else(PoisonError::into_inner)).max(began);
@@ -163,7 +166,9 @@ pub struct Busy(pub Arc<Client>, Interim);
 impl Busy {
     /// From now on, until it is dropped.
     pub fn new(client: Arc<Client>) -> Self {
-        client.activity.under_way.fetch_add(1, Relaxed);
+        if let Some(activity) = &client.activity {
+            activity.under_way.fetch_add(1, Relaxed);
+        }
         Self(client, Interim::Not)
     }
 
@@ -187,10 +192,9 @@ impl Clone for Busy {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let activity = &self.0.activity;
-        if activity.is_watched.load(SeqCst) {
+        if let Some(activity) = &self.0.activity {
             *activity.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            activity.under_way.fetch_sub(1, Relaxed);
         }
-        activity.under_way.fetch_sub(1, Relaxed);
     }
 }

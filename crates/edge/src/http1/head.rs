@@ -288,11 +288,11 @@ pub fn write_request_line(outbox: &mut BytesMut, method: &Method, target: &str) 
 /// Writes a request's fields, but for those that frame it: they are the caller's. Tells whether they announced content.
 pub fn write_request_fields(outbox: &mut BytesMut, fields: &Fields) -> bool {
     let mut announced = false;
-    fields.each(|name, value| {
+    fields.each_line(|name, value, line| {
         if name.len() == 14 && name.eq_ignore_ascii_case(header::CONTENT_LENGTH.as_str().as_bytes()) {
             announced = true;
         } else {
-            write_line(outbox, name, value);
+            write_line(outbox, name, value, line);
         }
     });
     announced
@@ -324,7 +324,7 @@ pub fn write_answer(
         outbox.extend_from_slice(part);
     }
     let mut written = Written::default();
-    fields.each(|name, value| {
+    fields.each_line(|name, value, line| {
         let is = |other: HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
         match name.len() {
             14 if is(header::CONTENT_LENGTH) && !tells_length => return,
@@ -335,7 +335,7 @@ pub fn write_answer(
             }
             _ => {}
         }
-        write_line(outbox, name, value);
+        write_line(outbox, name, value, line);
     });
     written
 }
@@ -348,13 +348,22 @@ pub fn write_fields(outbox: &mut BytesMut, headers: &HeaderMap) {
 }
 
 /// Writes one field.
+#[inline]
 pub fn write_field(outbox: &mut BytesMut, name: &str, value: &[u8]) {
-    write_line(outbox, name.as_bytes(), value);
+    write_line(outbox, name.as_bytes(), value, None);
 }
 
-fn write_line(outbox: &mut BytesMut, name: &[u8], value: &[u8]) {
-    for part in [name, b": ", value, b"\r\n"] {
-        outbox.extend_from_slice(part);
+/// Writes a field, whose line may be there already.
+#[inline]
+fn write_line(outbox: &mut BytesMut, name: &[u8], value: &[u8], line: Option<&[u8]>) {
+    match line {
+        Some(line) => outbox.extend_from_slice(line),
+        None => {
+            outbox.extend_from_slice(name);
+            outbox.extend_from_slice(b": ");
+            outbox.extend_from_slice(value);
+            outbox.extend_from_slice(b"\r\n");
+        }
     }
 }
 

@@ -29,4 +29,4 @@ pub use head::{
     AnswerHead, BadHead, MAX_FIELDS, MAX_TARGET, RequestHead, Seen, take_answer, take_request, write_answer,
     write_field, write_request_fields, write_request_line,
 };
-pub use wire::{AnyStream, Prefixed, Wire};
+pub use wire::{AnyStream, Outbox, Prefixed, Wire};

@@ -53,7 +53,8 @@ pub async fn serve(context: Arc<Context>, incoming: Incoming, under_way: UnderWa
         tracing::debug!(%peer, "a connection is turned away: too many");
         return connection.close(var_int(Code::H3_EXCESSIVE_LOAD.value()), b"too many connections");
     };
-    let client = Arc::new(Client::new(peer, local, HTTPS_PORT, Some(Secured { name, is_http2: false })));
+    let client = Client::new(peer, local, HTTPS_PORT, Some(Secured { name, is_http2: false }));
+    let client = Arc::new(client.watched());
     let _entered = context.connections.enter(&client.connection);
     if let Some(mut open) = Open::begin(context, connection, client).await {
         open.run().await;

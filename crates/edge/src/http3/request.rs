@@ -81,7 +81,7 @@ async fn exchange(
         timeout(context.bounds.header, body.look()).await?;
     }
     let request = request.map(|()| body);
-    let mut answering = std::pin::pin!(http::answer(context.clone(), busy.clone(), Box::new(request.into())));
+    let mut answering = std::pin::pin!(http::answer(context, busy.clone(), Box::new(request.into())));
     let (mut wanted, mut waits) = (std::pin::pin!(wanted), expects);
     let response = loop {
         tokio::select! {

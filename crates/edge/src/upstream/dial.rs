@@ -242,7 +242,7 @@ impl Dialer {
                 Err(cause) => return Err(Failed { cause, unsent: Some(body), untouched: true }),
             },
         };
-        let home = chosen.reuse.then(|| Home { pool: target.pool.clone(), epoch: *epoch, keeper: self.keeper.clone() });
+        let home = chosen.reuse.then(|| Home::new(&target.pool, *epoch, &self.keeper));
         match exchange(link, head, body, self.patience, now, home, interim).await {
             Ok(answer) => {
                 target.worked(now);

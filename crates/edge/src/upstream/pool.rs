@@ -4,7 +4,7 @@
 //! belongs to the life of the machine that it was made in, and is never used in a later one.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -26,6 +26,8 @@ pub struct Pool {
     idle: Mutex<Shelf>,
     /// The shared HTTP/2 connection; locked while it is being made, so that it is made once.
     pub(super) shared: tokio::sync::Mutex<Option<Shared>>,
+    /// Who looks after the idle ones, once there are some.
+    keeper: OnceLock<Arc<Keeper>>,
 }
 
 /// Idle connections, the one used last at the end, and whether somebody looks after them.
@@ -107,17 +109,23 @@ pub struct Keeper {
 
 /// The pool that a connection came from or is for, and the life of the machine that it belongs to.
 pub struct Home {
-    pub(super) pool: Arc<Pool>,
-    pub(super) epoch: u64,
-    pub(super) keeper: Arc<Keeper>,
+    pool: Arc<Pool>,
+    epoch: u64,
 }
 
 impl Home {
+    /// This pool, which `keeper` looks after.
+    pub(super) fn new(pool: &Arc<Pool>, epoch: u64, keeper: &Arc<Keeper>) -> Self {
+        pool.keeper.get_or_init(|| keeper.clone());
+        Self { pool: pool.clone(), epoch }
+    }
+
     /// Brings a connection back.
     pub(super) fn take(self, link: Box<Link>) {
-        if self.pool.put(link, self.epoch) {
-            let (pool, stopping) = (self.pool, self.keeper.stopping.clone());
-            self.keeper.tasks.spawn(look_after(pool, stopping));
+        if self.pool.put(link, self.epoch)
+            && let Some(Keeper { tasks, stopping }) = self.pool.keeper.get().map(|keeper| &**keeper)
+        {
+            tasks.spawn(look_after(self.pool.clone(), stopping.clone()));
         }
     }
 }

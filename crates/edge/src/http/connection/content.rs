@@ -48,14 +48,6 @@ impl Talk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The content of the request whose head was just read.
-    pub fn content(&self, framing: Framing, waits: bool) -> Content {
-        let mut conversation = self.lock();
-        conversation.turn += 1;
-        (conversation.decoder, conversation.waits) = (Decoder::new(framing), waits);
-        Content { talk: self.clone(), turn: conversation.turn }
-    }
-
     /// Takes the connection out of the conversation, with what was read of it.
     pub fn hand_over(&self) -> Prefixed<AnyStream> {
         let mut conversation = self.lock();
@@ -66,20 +58,13 @@ impl Talk {
 }
 
 impl Talk {
-    /// The present request is over. Tells whether its content was read to its end.
-    pub fn is_over(&self) -> bool {
-        let mut conversation = self.lock();
-        conversation.turn += 1;
-        conversation.decoder.is_ended()
-    }
-
     /// The present request is over: passes over what nobody read of its content, if that is no more than `limit`.
     /// Tells whether the next request begins where this one ended.
     pub async fn pass_over(&self, limit: usize) -> bool {
         let mut passed = 0;
         poll_fn(|cx| {
             let mut conversation = self.lock();
-            conversation.turn += 1;
+            conversation.end_turn();
             // A client that was never told to send its content may send it, or not.
             while !conversation.decoder.is_ended() && !conversation.waits && passed <= limit {
                 match ready!(conversation.poll_piece(cx)) {
@@ -119,6 +104,19 @@ impl Talk {
 }
 
 impl Conversation {
+    /// The content of the request whose head was just read. `talk` is this conversation.
+    pub fn content(&mut self, talk: &Talk, framing: Framing, waits: bool) -> Content {
+        self.turn += 1;
+        (self.decoder, self.waits) = (Decoder::new(framing), waits);
+        Content { talk: talk.clone(), turn: self.turn }
+    }
+
+    /// The present request is over. Tells whether its content was read to its end.
+    pub fn end_turn(&mut self) -> bool {
+        self.turn += 1;
+        self.decoder.is_ended()
+    }
+
     /// Whether the client is gone, as far as that can be told: it has closed, or reset. What it sends before its turn
     /// is kept, up to a bound.
     pub fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {

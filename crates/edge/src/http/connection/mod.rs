@@ -25,11 +25,14 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use content::Conversation;
 pub use content::{Content, Talk};
-use reply::{Asked, Reply};
+use reply::{Asked, Done, Reply};
 
 use super::{
-    Inbound, InboundBody, Interim, page, request,
+    Inbound, InboundBody, Interim,
+    body::ClientBody,
+    page, request,
     serve::{Busy, Client},
     upgrade::{HandedOver, Offer},
 };
@@ -38,6 +41,7 @@ use crate::{
     context::Context,
     http1::{Alarm, AnyStream, BadHead, Framing, Prefixed, RequestHead, Seen, Wire, take_request},
     http2::PREFACE,
+    options::BoxError,
     signal::Ear,
 };
 
@@ -71,8 +75,7 @@ pub async fn serve(context: &Arc<Context>, stream: AnyStream, client: &Arc<Clien
         // Over TLS both would have agreed on HTTP/2 (RFC 9113, 3.2).
         let may_be_http2 = is_first && !client.is_secure();
         let then = match wait.next(&context.bounds, &talk, may_be_http2).await {
-            // By address: a connection that waits for its next request does not hold the room that answering one takes.
-            Next::Request(head) => Box::pin(answer(context, &talk, client, head)).await,
+            Next::Request(received) => answer(context, &talk, client, received).await,
             Next::Bad(bad) => Box::pin(refuse(context, &talk, client, bad)).await,
             Next::Http2 => return Served::Http2(talk.hand_over()),
             Next::Over => Then::Close,
@@ -89,7 +92,7 @@ pub async fn serve(context: &Arc<Context>, stream: AnyStream, client: &Arc<Clien
 
 /// What came next.
 enum Next {
-    Request(Box<RequestHead>),
+    Request(Received),
     Bad(BadHead),
     Http2,
     Over,
@@ -119,7 +122,9 @@ impl Wait<'_> {
                     }
                 } else {
                     match take_request(&mut wire.inbox, &mut self.seen, bounds.header_bytes.max(8192)) {
-                        Ok(Some(head)) => return Poll::Ready(Next::Request(Box::new(head))),
+                        Ok(Some(head)) => {
+                            return Poll::Ready(Next::Request(Received::of(talk, &mut conversation, head)));
+                        }
                         Ok(None) => {}
                         Err(bad) => return Poll::Ready(Next::Bad(bad)),
                     }
@@ -145,32 +150,72 @@ impl Wait<'_> {
     }
 }
 
+/// A request, and what becomes of its answer.
+struct Received {
+    request: Box<Inbound>,
+    asked: Asked,
+    keeps_alive: bool,
+    /// If it wants the connection for something else, where that is handed over.
+    hand_over: Option<oneshot::Sender<HandedOver>>,
+}
+
+impl Received {
+    /// Makes a request of a head and what follows it.
+    fn of(talk: &Talk, conversation: &mut Conversation, head: RequestHead) -> Self {
+        let asked = Asked::of(&head);
+        let RequestHead { method, uri, version, fields, framing, keeps_alive, .. } = head;
+        let (mut extensions, mut hand_over) = (Extensions::new(), None);
+        if fields.first(&header::UPGRADE).is_some() {
+            let (sender, offer) = Offer::new();
+            extensions.insert(offer);
+            hand_over = Some(sender);
+        }
+        let body = match framing {
+            Framing::Empty | Framing::Length(0) => InboundBody::Empty,
+            framing => InboundBody::Connection(conversation.content(talk, framing, asked.waits)),
+        };
+        let request = Box::new(Inbound { method, uri, version, fields, extensions, body });
+        Self { request, asked, keeps_alive, hand_over }
+    }
+}
+
+/// How far an answer was written as soon as it was there.
+enum Written {
+    /// To its end, or till that could not be done.
+    Done(Result<Done, BoxError>),
+    /// There is more of it, which may take long to be read: it does not hold the room that getting it took.
+    Begun(Box<Reply<ClientBody>>),
+}
+
 /// Answers a request.
-async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head: Box<RequestHead>) -> Then {
-    let keeps_alive = head.keeps_alive;
-    let (asked, hand_over, request) = ask(talk, head);
-    // By address: an answer may take long to be read, and does not hold the room that getting it took.
+async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, received: Received) -> Then {
+    let Received { request, asked, keeps_alive, hand_over } = received;
     let mut busy = Busy::new(client.clone());
     if !asked.old {
         busy = busy.informing(Interim::Connection(talk.clone()));
     }
-    let mut work = Box::pin(request::answer(context.clone(), busy, request));
-    let reply = poll_fn(|cx| match work.as_mut().poll(cx) {
+    let mut work = Box::pin(request::answer(context, busy, request));
+    let answered = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(response) => {
             let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
-            Poll::Ready(Some((switches, Reply::begin(talk, response, &asked, keeps_alive))))
+            let mut reply = Reply::begin(talk, response, &asked, keeps_alive);
+            Poll::Ready(Some(match reply.poll(cx, talk) {
+                Poll::Ready(done) => (switches, Written::Done(done)),
+                Poll::Pending => (switches, Written::Begun(Box::new(reply))),
+            }))
         }
         Poll::Pending if talk.lock().is_gone(cx) => Poll::Ready(None),
         Poll::Pending => Poll::Pending,
     })
     .await;
     drop(work);
-    let Some((switches, mut reply)) = reply else { return Then::Gone };
-    let keeps_alive = match reply.write(talk).await {
-        Ok(keeps_alive) => keeps_alive,
-        // What is missing at its end tells the client that the answer is not whole.
-        Err(_) => return Then::Gone,
+    let Some((switches, written)) = answered else { return Then::Gone };
+    let done = match written {
+        Written::Done(done) => done,
+        Written::Begun(mut reply) => reply.write(talk).await,
     };
+    // What is missing at its end tells the client that the answer is not whole.
+    let Ok(Done { keeps_alive, is_read }) = done else { return Then::Gone };
     if let Some(hand_over) = hand_over.filter(|_| switches) {
         let (held, ended) = oneshot::channel();
         let _ = hand_over.send(HandedOver { stream: talk.hand_over(), held });
@@ -178,30 +223,9 @@ async fn answer(context: &Arc<Context>, talk: &Talk, client: &Arc<Client>, head:
         return Then::Gone;
     }
     // Most requests have been read to their end.
-    let goes_on =
-        keeps_alive && (talk.is_over() || matches!(timeout(UNWANTED.1, talk.pass_over(UNWANTED.0)).await, Ok(true)));
-    if goes_on {
-        return Then::Next;
-    }
-    Then::Close
-}
-
-/// Makes a request of a head and what follows it. If it wants the connection for something else, that is handed over
-/// where it says.
-fn ask(talk: &Talk, head: Box<RequestHead>) -> (Asked, Option<oneshot::Sender<HandedOver>>, Box<Inbound>) {
-    let asked = Asked::of(&head);
-    let RequestHead { method, uri, version, fields, framing, .. } = *head;
-    let (mut extensions, mut hand_over) = (Extensions::new(), None);
-    if fields.first(&header::UPGRADE).is_some() {
-        let (sender, offer) = Offer::new();
-        extensions.insert(offer);
-        hand_over = Some(sender);
-    }
-    let body = match framing {
-        Framing::Empty | Framing::Length(0) => InboundBody::Empty,
-        framing => InboundBody::Connection(talk.content(framing, asked.waits)),
-    };
-    (asked, hand_over, Box::new(Inbound { method, uri, version, fields, extensions, body }))
+    let passes_over = || Box::pin(timeout(UNWANTED.1, talk.pass_over(UNWANTED.0)));
+    let goes_on = keeps_alive && (is_read || matches!(passes_over().await, Ok(true)));
+    if goes_on { Then::Next } else { Then::Close }
 }
 
 /// Says that what came is no request that can be read.

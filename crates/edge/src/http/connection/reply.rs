@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame};
 use super::content::{Conversation, Talk};
 use crate::{
     http::{answer::Answer, body::Bulk, date::with_date},
-    http1::{Encoder, Framing, RequestHead, announce, write_answer, write_field},
+    http1::{Encoder, Framing, Outbox, RequestHead, announce, write_answer, write_field},
     options::BoxError,
     splice::Pipe,
 };
@@ -46,7 +46,18 @@ pub struct Reply<B> {
     encoder: Encoder,
     trailers: bool,
     keeps_alive: bool,
+    /// There is no room for more of it until something has left.
+    is_full: bool,
     pipe: Pipe,
+}
+
+/// What came of writing an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Done {
+    /// Whether the connection may go on.
+    pub keeps_alive: bool,
+    /// Whether the request's content was read to its end.
+    pub is_read: bool,
 }
 
 impl<B> Reply<B>
@@ -65,33 +76,49 @@ where
         announce(text, framing);
         text.extend_from_slice(b"\r\n");
         let body = Some(answer.body).filter(|body| framing != Framing::Empty && !body.is_end_stream());
-        let encoder = Encoder::new(framing);
-        let mut reply = Self { body, encoder, trailers: asked.trailers, keeps_alive, pipe: Pipe::default() };
+        let (encoder, is_full) = (Encoder::new(framing), conversation.wire.outbox.is_full());
+        let (trailers, pipe) = (asked.trailers, Pipe::default());
+        let mut reply = Self { body, encoder, trailers, keeps_alive, is_full, pipe };
         if reply.body.is_none() && framing != Framing::Empty {
             reply.keeps_alive &= encoder.end(&mut conversation.wire.outbox, None).is_ok();
         }
         reply
     }
 
-    /// Writes it to its end. Tells whether the connection may go on.
-    pub async fn write(&mut self, talk: &Talk) -> Result<bool, BoxError> {
-        poll_fn(|cx| self.poll(cx, talk)).await?;
-        Ok(self.keeps_alive)
+    /// Writes it to its end.
+    pub async fn write(&mut self, talk: &Talk) -> Result<Done, BoxError> {
+        poll_fn(|cx| self.poll(cx, talk)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, talk: &Talk) -> Poll<Result<(), BoxError>> {
+    /// Takes what there is of the body, as long as there is room for it, and writes it. The body may be fed by the
+    /// connection itself, which therefore is not locked while the body is asked.
+    pub fn poll(&mut self, cx: &mut Context<'_>, talk: &Talk) -> Poll<Result<Done, BoxError>> {
         loop {
             let is_bulk = self.is_bulk(talk);
-            if !is_bulk {
-                self.fill(cx, talk)?;
-            }
+            let piece = match &mut self.body {
+                Some(body) if !is_bulk && !self.is_full => {
+                    Pin::new(&mut *body).poll_frame(cx).map(|frame| (frame, body.is_end_stream()))
+                }
+                _ => Poll::Pending,
+            };
             let mut conversation = talk.lock();
-            let was_flushed = conversation.wire.is_flushed();
+            let wire = &mut conversation.wire;
+            if let Poll::Ready((frame, is_last)) = piece {
+                self.take(frame, is_last, &mut wire.outbox)?;
+                self.is_full = wire.outbox.is_full();
+                if self.body.is_some() && !self.is_full {
+                    continue;
+                }
+            }
+            let was_flushed = wire.is_flushed();
             if !was_flushed {
-                ready!(conversation.wire.poll_flush(cx))?;
+                let flushed = wire.poll_flush(cx);
+                self.is_full = wire.outbox.is_full();
+                ready!(flushed)?;
             }
             if self.body.is_none() {
-                return Poll::Ready(Ok(()));
+                let is_read = conversation.end_turn();
+                return Poll::Ready(Ok(Done { keeps_alive: self.keeps_alive, is_read }));
             }
             if was_flushed && (!is_bulk || self.poll_bulk(cx, &mut conversation)?.is_pending()) {
                 if conversation.is_gone(cx) {
@@ -131,24 +158,22 @@ where
         Poll::Ready(Ok(()))
     }
 
-    /// Takes what there is of the body, as long as there is room for it. The body may be fed by the connection itself,
-    /// which therefore is not locked while it is asked.
-    fn fill(&mut self, cx: &mut Context<'_>, talk: &Talk) -> Result<(), BoxError> {
-        while let Some(body) = self.body.as_mut().filter(|_| !talk.lock().wire.outbox.is_full()) {
-            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(()) };
-            let (mut is_last, mut trailers) = (frame.is_none() || body.is_end_stream(), None);
-            let frame = frame.transpose()?.map(Frame::into_data);
-            let mut conversation = talk.lock();
-            let outbox = &mut conversation.wire.outbox;
-            match frame {
-                Some(Ok(data)) => self.encoder.data(outbox, data)?,
-                Some(Err(frame)) => (is_last, trailers) = (true, frame.into_trailers().ok()),
-                None => {}
-            }
-            if is_last {
-                self.body = None;
-                self.encoder.end(outbox, trailers.as_ref().filter(|_| self.trailers))?;
-            }
+    /// Takes one piece of the body, or its end.
+    fn take(
+        &mut self,
+        frame: Option<Result<Frame<Bytes>, BoxError>>,
+        is_last: bool,
+        outbox: &mut Outbox,
+    ) -> Result<(), BoxError> {
+        let (mut is_last, mut trailers) = (is_last || frame.is_none(), None);
+        match frame.transpose()?.map(Frame::into_data) {
+            Some(Ok(data)) => self.encoder.data(outbox, data)?,
+            Some(Err(frame)) => (is_last, trailers) = (true, frame.into_trailers().ok()),
+            None => {}
+        }
+        if is_last {
+            self.body = None;
+            self.encoder.end(outbox, trailers.as_ref().filter(|_| self.trailers))?;
         }
         Ok(())
     }

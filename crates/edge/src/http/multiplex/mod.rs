@@ -252,7 +252,8 @@ impl<'c> Connection<'c> {
         let inbound = Box::new(Inbound { method, uri, version: Version::HTTP_2, fields, extensions, body });
         let informant = Informant::new(&self.shared, place, id);
         let busy = Busy::new(self.client.clone()).informing(Interim::Multiplexed(informant));
-        let answer = Box::pin(request::answer(self.context.clone(), busy, inbound));
+        let context = self.context.clone();
+        let answer = Box::pin(async move { request::answer(&context, busy, inbound).await });
         self.seat(place).begin(answer, asked);
     }
 
