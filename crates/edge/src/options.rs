@@ -12,8 +12,8 @@ use std::{
 use api::internal::LogSink;
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
+use http::{Request, Response};
 use http_body_util::{BodyExt, combinators::UnsyncBoxBody};
-use hyper::{Request, Response};
 use model::Region;
 use tower::{Service, ServiceExt};
 
@@ -193,7 +193,7 @@ impl PlatformHost {
     where
         S: Service<Request<InboundBody>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send + 'static,
-        B: hyper::body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         Self(Arc::new(move |request| {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header, response};
-use hyper::body::Body;
+use http_body::Body;
 use model::machine::{HeaderEdit, HttpOptions, Port, ResponseOptions};
 
 use super::{

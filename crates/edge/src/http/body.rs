@@ -7,8 +7,8 @@ use std::{
 };
 
 use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Full, combinators::UnsyncBoxBody};
-use hyper::body::{Body, Frame, SizeHint};
 
 use super::{compress::Compressed, headers, request::What, serve::Busy};
 use crate::{

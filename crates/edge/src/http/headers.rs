@@ -268,6 +268,11 @@ pub fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|it| it.as_bytes().eq_ignore_ascii_case(name))
 }
 
+/// Takes away what belongs to the connection that a message came by.
+pub fn leave_connection(headers: &mut HeaderMap) {
+    drop_hop_by_hop(headers, |_| false);
+}
+
 /// Takes away from a list of fields what the platform says in its place. Tells whether it can stand beside them: where
 /// somebody else has passed the message on, or says where else the app is, only a map can hold what both say.
 pub fn leave_room(fields: &mut Fields) -> bool {

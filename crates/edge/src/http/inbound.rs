@@ -7,10 +7,10 @@ use std::{
 
 use bytes::Bytes;
 use http::{Extensions, Method, Request, Uri, Version, request};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 
 use super::{connection::Content, multiplex};
-use crate::{http1::Fields, http3, options::BoxError};
+use crate::{http1::Fields, http3, options::BoxError, upstream};
 
 /// A request as it comes from a client.
 pub struct Inbound {
@@ -54,14 +54,14 @@ pub enum InboundBody {
     /// Over HTTP/2.
     Stream(multiplex::Content),
     /// Over HTTP/2 from an edge elsewhere.
-    Hop(Incoming),
+    Hop(Box<upstream::Content>),
     /// Over HTTP/3.
     Http3(Box<http3::RequestBody>),
 }
 
-impl From<Incoming> for InboundBody {
-    fn from(body: Incoming) -> Self {
-        Self::Hop(body)
+impl From<upstream::Content> for InboundBody {
+    fn from(body: upstream::Content) -> Self {
+        Self::Hop(Box::new(body))
     }
 }
 
@@ -80,7 +80,7 @@ impl Body for InboundBody {
             Self::Empty => Poll::Ready(None),
             Self::Connection(body) => Pin::new(body).poll_frame(cx),
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
-            Self::Hop(body) => Pin::new(body).poll_frame(cx).map_err(Into::into),
+            Self::Hop(body) => Pin::new(body).poll_frame(cx),
             Self::Http3(body) => Pin::new(body).poll_frame(cx),
         }
     }

@@ -19,7 +19,7 @@ mod serve;
 mod upgrade;
 
 pub use compress::Compressor;
-pub use headers::{ClientFields, OwnFields, clean_trailers, has_token, is_ours};
+pub use headers::{ClientFields, OwnFields, clean_trailers, has_token, is_ours, leave_connection};
 pub use host::name as host_name;
 pub use inbound::{Inbound, InboundBody};
 pub use interim::Interim;

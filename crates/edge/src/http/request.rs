@@ -15,8 +15,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use catalog::{Handling, PortRoute};
 use http::{HeaderValue, Method, Response, StatusCode, Uri, Version, uri::PathAndQuery};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Body;
 use model::{AppName, machine::Port};
 use tokio::time::{Instant, timeout};
 

@@ -8,8 +8,8 @@ use h3::{
     error::{Code, StreamError},
     server::RequestStream,
 };
+use http_body::Body;
 use http_body_util::BodyExt;
-use hyper::body::Body;
 use thiserror::Error;
 use tokio::time::{Instant, timeout_at};
 

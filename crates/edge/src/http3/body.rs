@@ -8,7 +8,7 @@ use std::{
 
 use bytes::{Buf, Bytes};
 use h3::server::RequestStream;
-use hyper::body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::transport::Receive;

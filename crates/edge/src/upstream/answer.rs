@@ -7,9 +7,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version, response};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 
-use super::{Line, exchange::AnswerContent};
+use super::{Content, Line, exchange::AnswerContent};
 use crate::{
     http1::{Fields, Prefixed},
     options::BoxError,
@@ -29,7 +29,7 @@ pub struct Answered {
 
 impl Answered {
     /// An answer that came over HTTP/2.
-    pub fn by_http2(answer: Response<Incoming>) -> Self {
+    pub fn by_http2(answer: Response<Content>) -> Self {
         let (response::Parts { status, version, headers, .. }, content) = answer.into_parts();
         Self { status, version, fields: Fields::Map(headers), body: AnswerBody::Http2(content) }
     }
@@ -40,7 +40,7 @@ pub enum AnswerBody {
     /// By HTTP/1.
     Http1(AnswerContent),
     /// By HTTP/2.
-    Http2(Incoming),
+    Http2(Content),
 }
 
 impl AnswerBody {
@@ -60,7 +60,7 @@ impl Body for AnswerBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Http1(content) => Pin::new(content).poll_frame(cx),
-            Self::Http2(content) => Pin::new(content).poll_frame(cx).map_err(Into::into),
+            Self::Http2(content) => Pin::new(content).poll_frame(cx),
         }
     }
 

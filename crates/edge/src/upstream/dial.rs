@@ -3,34 +3,29 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{
-    Method, Uri, Version,
+    Method, Request, Response, Uri, Version,
     header::{HOST, UPGRADE},
     uri::{Authority, Parts, PathAndQuery, Scheme},
 };
-use hyper::{
-    Request, Response,
-    body::Incoming,
-    client::conn::{TrySendError, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use kit::report::Report;
 use model::AppName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::TcpStream,
-    time::{Instant, timeout_at},
+    time::{Instant, error::Elapsed, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answered, Line, RequestBody,
+    Answered, Content, Http2, Line, RequestBody, Requests,
     exchange::{Link, Lost, Patience, Why, exchange},
     pool::{Home, Keeper, Shared},
+    streams::NoAnswer,
 };
 use crate::{
     Bounds, Refusal,
     choose::Chosen,
-    gathered::Gathered,
-    http::Interim,
+    http::{Interim, leave_connection},
     limits::TooSlow,
     machine::{Lease, Machine, Target},
     plain::Plain,
@@ -38,16 +33,15 @@ use crate::{
     worker::{Errand, Hop, Said, Tunnel, Verdict, Want, fields, speak},
 };
 
-/// How much of the content of one stream of HTTP/2 comes before somebody takes it.
-pub const STREAM_WINDOW: u32 = 1 << 20;
-/// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many streams wait for who takes them, the others go on.
-pub const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// When nothing has passed over a connection to a machine for so long, its kernel is asked whether it is there; so often at
+/// most, this far apart.
+const KEEP_ALIVE: (Duration, u32, Duration) = (Duration::from_secs(20), 4, Duration::from_secs(5));
 
 /// Opens connections to machines and sends requests over them.
 pub struct Dialer {
     connect: Duration,
     patience: Patience,
-    http2: http2::Builder<TokioExecutor>,
+    http2: Http2,
     keeper: Arc<Keeper>,
 }
 
@@ -65,9 +59,7 @@ impl Dialer {
     /// A dialer whose connections are tasks of `tasks`.
     pub fn new(bounds: &Bounds, tasks: TaskTracker, stopping: CancellationToken) -> Self {
         let patience = Patience { head_bytes: bounds.header_bytes.max(8192), answer: bounds.answer };
-        let mut http2 = http2::Builder::new(TokioExecutor::new());
-        http2.timer(TokioTimer::new()).keep_alive_interval(Duration::from_secs(20)).max_header_list_size(64 * 1024);
-        http2.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(MAX_WINDOW);
+        let http2 = Http2::new(tasks.clone());
         Self { connect: bounds.connect, patience, http2, keeper: Arc::new(Keeper { tasks, stopping }) }
     }
 
@@ -87,16 +79,14 @@ impl Dialer {
     }
 
     /// Says datagrams to machines of another host. What they answer is what is heard. What goes wrong is told in words.
-    pub async fn datagrams(&self, hop: &Hop, said: Said) -> Result<Incoming, String> {
+    pub async fn datagrams(&self, hop: &Hop, said: Said) -> Result<Content, String> {
         let by = self.connect_by(None);
-        let mut sender = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
+        let requests = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
         let mut request = Request::new(said.into());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("http://machine/");
         fields::ask_for_datagrams(request.headers_mut());
-        let answer = timeout_at(by, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| String::from("its worker gave no answer in time"))?;
-        let mut answer = answer.map_err(|error| format!("its worker: {}", Report(&error)))?;
+        let mut answer = in_words(timeout_at(by, requests.send(request, &Interim::Not)).await)?;
         match Verdict::take(answer.headers_mut()) {
             Some(_) => Err("its worker takes no datagrams".into()),
             None => Ok(answer.into_body()),
@@ -106,14 +96,12 @@ impl Dialer {
     /// How long a worker takes for an answer to nothing. What goes wrong is told in words.
     pub async fn greet(&self, hop: &Hop) -> Result<Duration, String> {
         let by = self.connect_by(None);
-        let mut sender = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
+        let requests = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
         let mut request = Request::new(RequestBody::default());
         *request.uri_mut() = Uri::from_static("http://machine/");
         fields::greet(request.headers_mut());
         let began = Instant::now();
-        let answer = timeout_at(by, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| String::from("its worker gave no answer in time"))?;
-        answer.map_err(|error| format!("its worker: {}", Report(&error)))?;
+        in_words(timeout_at(by, requests.send(request, &Interim::Not)).await)?;
         Ok(began.elapsed())
     }
 
@@ -129,20 +117,19 @@ impl Dialer {
         errand: &Errand,
         body: RequestBody,
         by: Option<Instant>,
-    ) -> Result<Response<Incoming>, Refusal> {
+    ) -> Result<Response<Content>, Refusal> {
         let Errand { app, machine, port, .. } = errand;
         let unreachable = |reason| Refusal::Unreachable { machine: machine.clone(), port: *port, reason };
-        let mut sender =
-            hop.connection(&self.http2, &self.keeper.tasks, self.connect_by(by)).await.map_err(unreachable)?;
+        let requests = hop.connection(&self.http2, &self.keeper.tasks, self.connect_by(by)).await;
+        let requests = requests.map_err(unreachable)?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("http://machine/");
         errand.put(request.headers_mut());
         let end = Instant::now() + self.patience.answer;
         let end = by.map_or(end, |by| by.min(end));
-        let answer = timeout_at(end, sender.send_request(request)).await;
-        let answer = answer.map_err(|_| unreachable("its worker gave no answer in time".into()))?;
-        let mut answer = answer.map_err(|error| unreachable(format!("its worker: {}", Report(&error))))?;
+        let answer = in_words(timeout_at(end, requests.send(request, &Interim::Not)).await);
+        let mut answer = answer.map_err(unreachable)?;
         match Verdict::take(answer.headers_mut()) {
             Some(verdict) => Err(verdict.refusal(app, machine.clone(), *port)),
             None => Ok(answer),
@@ -161,6 +148,7 @@ impl Dialer {
         let stream = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let stream = stream.map_err(|error| unreachable(target, &error))?;
         let _ = stream.set_nodelay(true);
+        keep_alive(&stream);
         let metrics = target.machine.metrics();
         metrics.connects.one();
         metrics.connect_time.observe(began.elapsed());
@@ -180,9 +168,9 @@ impl Dialer {
         // By address: most requests need less room.
         // An upgrade needs a connection of its own.
         if let Some(hop) = chosen.lease.target.hop.as_ref().filter(|_| head.first(&UPGRADE).is_none()) {
-            Box::pin(self.send_far(chosen, hop, head, authority, body)).await
+            Box::pin(self.send_far(chosen, hop, in_h2(head, authority, body), interim)).await
         } else if chosen.h2 {
-            Box::pin(self.send_h2_in_time(chosen, in_h2(head, authority, body))).await
+            Box::pin(self.send_h2(chosen, in_h2(head, authority, body), interim)).await
         } else {
             self.send_h1(chosen, head, body, interim).await
         }
@@ -193,27 +181,21 @@ impl Dialer {
         &self,
         chosen: &Chosen,
         hop: &Hop,
-        head: &Head,
-        authority: &str,
-        body: RequestBody,
+        mut request: Request<RequestBody>,
+        interim: &Interim,
     ) -> Result<Answered, Failed> {
         let target = &chosen.lease.target;
         let (machine, port) = (target.machine.id.clone(), target.address.port());
         let by = self.connect_by(chosen.reach_by);
-        let mut sender = match hop.connection(&self.http2, &self.keeper.tasks, by).await {
-            Ok(sender) => sender,
+        let requests = match hop.connection(&self.http2, &self.keeper.tasks, by).await {
+            Ok(requests) => requests,
             Err(reason) => {
                 let cause = Refusal::Unreachable { machine, port, reason };
-                return Err(Failed { cause, unsent: Some(body), untouched: true });
+                return Err(Failed { cause, unsent: Some(request.into_body()), untouched: true });
             }
         };
-        let mut request = in_h2(head, authority, body);
         Errand::of(&chosen.route.app, target, chosen.only, Want::Answer).put(request.headers_mut());
-        let mut response = self
-            .in_time(chosen, request, async |request| {
-                sender.try_send_request(request).await.map_err(|error| failed(target, error))
-            })
-            .await?;
+        let mut response = self.in_time(target, requests, request, interim).await?;
         if let Some(verdict) = Verdict::take(response.headers_mut()) {
             let untouched = verdict.is_untouched();
             return Err(Failed { cause: verdict.refusal(&chosen.route.app, machine, port), unsent: None, untouched });
@@ -272,59 +254,74 @@ impl Dialer {
         }
     }
 
-    async fn send_h2_in_time(&self, chosen: &Chosen, request: Request<RequestBody>) -> Result<Answered, Failed> {
-        self.in_time(chosen, request, async |request| self.send_h2(chosen, request).await).await
-    }
-
-    /// What `send` makes of a request, unless no answer comes in time once all of the request has been sent.
-    async fn in_time<T>(
+    /// The answer to a request, unless none comes in time once all of the request has been sent.
+    async fn in_time(
         &self,
-        chosen: &Chosen,
+        target: &Target,
+        requests: Requests,
         mut request: Request<RequestBody>,
-        send: impl AsyncFnOnce(Request<RequestBody>) -> Result<T, Failed>,
-    ) -> Result<T, Failed> {
+        interim: &Interim,
+    ) -> Result<Response<Content>, Failed> {
         let sent = request.body_mut().sent();
         let too_late = async {
             let _ = sent.await;
             tokio::time::sleep(self.patience.answer).await;
         };
         tokio::select! {
-            answer = send(request) => answer,
+            answer = requests.send(request, interim) => answer.map_err(|why| self.no_answer(target, why)),
             () = too_late => {
-                let cause = self.lost(&chosen.lease.target, Why::Late);
-                Err(Failed { cause, unsent: None, untouched: false })
+                Err(Failed { cause: self.lost(target, Why::Late), unsent: None, untouched: false })
             }
         }
     }
 
-    async fn send_h2(&self, chosen: &Chosen, request: Request<RequestBody>) -> Result<Answered, Failed> {
+    async fn send_h2(
+        &self,
+        chosen: &Chosen,
+        request: Request<RequestBody>,
+        interim: &Interim,
+    ) -> Result<Answered, Failed> {
         let target = &chosen.lease.target;
-        let mut sender = match self.shared_h2(&chosen.lease, chosen.reach_by).await {
-            Ok(sender) => sender,
+        let requests = match self.shared_h2(&chosen.lease, chosen.reach_by).await {
+            Ok(requests) => requests,
             Err(cause) => return Err(Failed { cause, unsent: Some(request.into_body()), untouched: true }),
         };
-        let response = sender.try_send_request(request).await.map_err(|error| failed(target, error))?;
+        let response = self.in_time(target, requests, request, interim).await?;
         target.worked(Instant::now());
         Ok(Answered::by_http2(response))
     }
 
+    /// What it says about whose fault it is that there is no answer.
+    fn no_answer(&self, target: &Target, why: NoAnswer) -> Failed {
+        let failed = |cause, untouched| Failed { cause, unsent: None, untouched };
+        match why {
+            NoAnswer::Unsent(error, body) => Failed { unsent: Some(body), ..failed(cause_of(target, &error), true) },
+            NoAnswer::Client(error) => failed(self.lost(target, Why::Client(error)), false),
+            NoAnswer::TooManyInterim => {
+                let (machine, reason) = (target.machine.id.clone(), "no final answer came".into());
+                failed(Refusal::BadAnswer { machine, protocol: "HTTP/2", reason }, false)
+            }
+            NoAnswer::Ended(error) => failed(cause_of(target, &error), is_untouched(&error)),
+        }
+    }
+
     /// The HTTP/2 connection that all requests to a target share.
-    async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<http2::SendRequest<RequestBody>, Refusal> {
+    async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<Requests, Refusal> {
         let Lease { target, epoch } = lease;
         let mut shared = target.pool.shared.lock().await;
-        if let Some(Shared { sender, .. }) = shared.as_ref().filter(|it| it.epoch == *epoch && !it.sender.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(Shared { requests, .. }) = shared.as_ref().filter(|it| it.epoch == *epoch && it.requests.is_good())
+        {
+            return Ok(requests.clone());
         }
         let stream = self.connect_near(target, by).await?;
-        let handshake = self.http2.handshake(TokioIo::new(Gathered::new(stream))).await;
-        let (sender, connection) = handshake.map_err(|error| bad_answer(target, &error))?;
+        let (requests, carrying) = self.http2.begin(stream).await.map_err(|error| cause_of(target, &error))?;
         let machine = target.machine.clone();
         self.keeper.tasks.spawn(async move {
-            let _ = connection.await;
+            let _ = carrying.await;
             machine.metrics().disconnects.one();
         });
-        *shared = Some(Shared { sender: sender.clone(), epoch: *epoch });
-        Ok(sender)
+        *shared = Some(Shared { requests: requests.clone(), epoch: *epoch });
+        Ok(requests)
     }
 }
 
@@ -334,6 +331,7 @@ fn in_h2(head: &Head, authority: &str, body: RequestBody) -> Request<RequestBody
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
     *request.headers_mut() = head.to_map();
+    leave_connection(request.headers_mut());
     request.headers_mut().remove(HOST);
     let mut parts = Parts::default();
     parts.path_and_query = Some(head.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")));
@@ -355,45 +353,36 @@ fn unreachable(target: &Target, error: &io::Error) -> Refusal {
     }
 }
 
-/// What a failed attempt to send says about whose fault it is.
-fn failed(target: &Target, error: TrySendError<Request<RequestBody>>) -> Failed {
-    let mut error = error;
-    let unsent = error.take_message().map(Request::into_body);
-    let error = error.into_error();
-    let untouched = unsent.is_some() || is_untouched(&error);
-    let cause = if error.is_user() {
-        body_refusal(&error).unwrap_or_else(|| Refusal::ClientGone { reason: Report(&error).to_string() })
-    } else if error.is_parse() || breaks_h2(&error) {
-        bad_answer(target, &error)
-    } else {
-        closed_early(target, &error)
-    };
-    Failed { cause, unsent, untouched }
+/// Has the kernel notice if a machine has vanished: one that is no more says nothing. The machine's program is not asked,
+/// since servers of gRPC turn away who asks them often.
+fn keep_alive(stream: &TcpStream) {
+    let (time, retries, interval) = KEEP_ALIVE;
+    let keep_alive = TcpKeepalive::new().with_time(time).with_retries(retries).with_interval(interval);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
 }
 
-/// Why the request's own body let it fail, if that was more than the client's going away.
-fn body_refusal(error: &hyper::Error) -> Option<Refusal> {
-    let slow = std::error::Error::source(error).is_some_and(|source| source.is::<TooSlow>());
-    slow.then_some(Refusal::SlowBody)
+/// A worker's answer; what goes wrong is told in words.
+fn in_words(answer: Result<Result<Response<Content>, NoAnswer>, Elapsed>) -> Result<Response<Content>, String> {
+    let answer = answer.map_err(|_| String::from("its worker gave no answer in time"))?;
+    answer.map_err(|why| match why {
+        NoAnswer::Unsent(error, _) | NoAnswer::Ended(error) => format!("its worker: {}", Report(&error)),
+        NoAnswer::Client(error) => format!("what was to be said to its worker broke off: {error}"),
+        NoAnswer::TooManyInterim => String::from("its worker gave no final answer"),
+    })
 }
 
-/// Whether an HTTP/2 peer says that it has done nothing with a request (RFC 9113, 8.7).
-fn is_untouched(error: &hyper::Error) -> bool {
-    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|error| error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
+/// Whether an HTTP/2 peer says that it has done nothing with a request: it refuses it, or has said goodbye before it came
+/// (RFC 9113, 8.7 and 6.8).
+fn is_untouched(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
 }
 
-/// Whether a peer does not speak HTTP/2, or breaks its rules; a connection that ends is something else.
-fn breaks_h2(error: &hyper::Error) -> bool {
-    let h2 = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    h2.is_some_and(|error| !error.is_io() && !error.is_remote())
-}
-
-fn bad_answer(target: &Target, error: &hyper::Error) -> Refusal {
-    let machine = target.machine.id.clone();
-    Refusal::BadAnswer { machine, protocol: "HTTP/2", reason: Report(error).to_string() }
-}
-
-fn closed_early(target: &Target, error: &hyper::Error) -> Refusal {
-    Refusal::ClosedEarly { machine: target.machine.id.clone(), reason: Report(error).to_string() }
+/// Why a machine gave no answer over HTTP/2: it does not speak it, or breaks its rules; a connection that ends is something
+/// else.
+fn cause_of(target: &Target, error: &h2::Error) -> Refusal {
+    let (machine, reason) = (target.machine.id.clone(), Report(error).to_string());
+    if error.is_io() || error.is_remote() {
+        return Refusal::ClosedEarly { machine, reason };
+    }
+    Refusal::BadAnswer { machine, protocol: "HTTP/2", reason }
 }

@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header::EXPECT};
-use hyper::body::{Body, Frame, SizeHint};
+use http_body::{Body, Frame, SizeHint};
 use tokio::{task::yield_now, time::Instant};
 
 use super::{AnswerBody, Answered, Line, RequestBody, pool::Home};
@@ -39,9 +39,9 @@ use crate::{
 };
 
 /// How long a machine may take to say whether it wants content.
-const UNDECIDED: Duration = Duration::from_secs(1);
+pub const UNDECIDED: Duration = Duration::from_secs(1);
 /// How many interim answers are passed on before a final one has to come.
-const MAX_INTERIM: u32 = 16;
+pub const MAX_INTERIM: u32 = 16;
 
 /// A connection to a machine between two requests.
 pub struct Link {

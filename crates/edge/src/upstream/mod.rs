@@ -7,11 +7,13 @@ mod exchange;
 mod kept;
 mod line;
 mod pool;
+mod streams;
 
 pub use answer::{AnswerBody, Answered};
 pub use body::RequestBody;
-pub use dial::{Dialer, Failed, MAX_WINDOW, STREAM_WINDOW};
+pub use dial::{Dialer, Failed};
 pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
 pub use line::Line;
 pub use pool::Pool;
+pub use streams::{Content, Http2, MAX_WINDOW, Requests, STREAM_WINDOW, is_expecting, not_there, pump, tell_length};

@@ -8,11 +8,10 @@ use std::{
     time::Duration,
 };
 
-use hyper::client::conn::http2;
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{RequestBody, exchange::Link};
+use super::{Requests, exchange::Link};
 
 /// How long a connection lies idle: shorter than the keep-alive of common servers, so that they do not close it while
 /// a request is on its way.
@@ -47,7 +46,7 @@ struct Idle {
 
 /// An HTTP/2 connection and the life of the machine it was made in.
 pub(super) struct Shared {
-    pub(super) sender: http2::SendRequest<RequestBody>,
+    pub(super) requests: Requests,
     pub(super) epoch: u64,
 }
 

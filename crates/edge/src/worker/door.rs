@@ -1,7 +1,7 @@
 //! Where other hosts knock for the machines of this one.
 
 use std::{
-    convert::Infallible,
+    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context as Waking, Poll},
@@ -9,17 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
-use hyper::{
-    body::{Body, Frame, Incoming, SizeHint},
-    server::conn::http2,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use h2::{RecvStream, server};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
+use http_body::{Body, Frame, SizeHint};
 use kit::report::Report;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
@@ -29,7 +25,7 @@ use crate::{
     choose::{Chosen, Search},
     context::Context,
     gathered::Gathered,
-    http::{InboundBody, Interim},
+    http::{InboundBody, Interim, leave_connection},
     http1::Fields,
     limits::{AnswerBegun, Paced},
     machine::Lease,
@@ -38,7 +34,10 @@ use crate::{
     replay::Head,
     statics,
     stream::{End, Socket, relay},
-    upstream::{AnswerBody, Answered, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW},
+    upstream::{
+        AnswerBody, Answered, Content, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW,
+        is_expecting, not_there, pump, tell_length,
+    },
     wake::{self, Outlook},
     wish::{Strength, Wish},
 };
@@ -47,6 +46,8 @@ use crate::{
 const MAX_PEERS: usize = 1024;
 /// Requests of one edge at a time; more wait there.
 const MAX_STREAMS: u32 = 4096;
+/// Interim answers of one request that wait to be told.
+const MAX_INTERIM: usize = 16;
 /// How long accepting rests when the system has no more sockets or memory to give.
 const REST: Duration = Duration::from_millis(100);
 
@@ -94,41 +95,73 @@ async fn shake_hands(credentials: &super::Credentials, stream: TcpStream) -> Res
 }
 
 async fn serve(context: &Arc<Context>, stream: TlsStream<TcpStream>) {
-    let mut server = http2::Builder::new(TokioExecutor::new());
-    server
-        .timer(TokioTimer::new())
+    let mut settings = server::Builder::new();
+    settings
         .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(MAX_WINDOW)
         // What a client may send, and what the edge adds to it.
-        .max_header_list_size(u32::try_from(context.bounds.header_bytes * 2).unwrap_or(u32::MAX))
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(10));
-    let service = service_fn(|request| {
-        let context = context.clone();
-        // By address: what awaits it is moved about before it runs.
-        Box::pin(async move { Ok::<_, Infallible>(answer(&context, request).await) })
-    });
-    let mut connection = std::pin::pin!(server.serve_connection(TokioIo::new(Gathered::new(stream)), service));
-    tokio::select! {
-        ended = connection.as_mut() => return tell_end(ended),
-        () = context.retiring.cancelled() => {}
-    }
-    connection.as_mut().graceful_shutdown();
-    tokio::select! {
-        ended = connection => tell_end(ended),
-        () = context.aborting.cancelled() => {}
+        .max_header_list_size(u32::try_from(context.bounds.header_bytes * 2).unwrap_or(u32::MAX));
+    let begun = timeout(context.bounds.handshake, settings.handshake(Gathered::new(stream))).await;
+    let Ok(Ok(mut connection)) = begun else { return tracing::debug!("an edge does not begin to speak") };
+    let mut not_there = pin!(not_there(connection.ping_pong()));
+    let mut leaves = false;
+    loop {
+        tokio::select! {
+            next = connection.accept() => match next {
+                Some(Ok((request, respond))) => {
+                    // By address: what awaits it is moved about before it runs.
+                    context.tasks.spawn(Box::pin(converse(context.clone(), request, respond)));
+                }
+                Some(Err(error)) => return tracing::debug!("the connection of an edge ended: {}", Report(&error)),
+                None => return,
+            },
+            () = context.retiring.cancelled(), if !leaves => {
+                connection.graceful_shutdown();
+                leaves = true;
+            }
+            () = context.aborting.cancelled(), if leaves => return,
+            () = &mut not_there => return tracing::debug!("an edge is not there any more"),
+        }
     }
 }
 
-fn tell_end(ended: Result<(), hyper::Error>) {
-    if let Err(error) = ended {
-        tracing::debug!("the connection of an edge ended: {}", Report(&error));
+/// Answers a request, as long as the edge waits for that.
+async fn converse(context: Arc<Context>, request: Request<RecvStream>, mut respond: server::SendResponse<Bytes>) {
+    let (parts, content) = request.into_parts();
+    let (sender, mut interim) = mpsc::channel(MAX_INTERIM);
+    let content = Content::new(content, &parts.headers);
+    let content = if is_expecting(&parts.headers) { content.wanted_by(sender.clone()) } else { content };
+    let (is_head, request) = (parts.method == Method::HEAD, Request::from_parts(parts, content));
+    let response = {
+        let mut answering = pin!(answer(&context, request, Interim::Stream(sender)));
+        loop {
+            tokio::select! {
+                response = &mut answering => break response,
+                Some(said) = interim.recv() => drop(respond.send_informational(said)),
+                // The edge has taken it back, or is gone.
+                _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+            }
+        }
+    };
+    while let Ok(said) = interim.try_recv() {
+        let _ = respond.send_informational(said);
+    }
+    let (mut parts, body) = response.into_parts();
+    leave_connection(&mut parts.headers);
+    let is_bare = is_head || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    tell_length(&mut parts.headers, &body, |_| !is_bare);
+    let ends = body.is_end_stream();
+    if let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), ends)
+        && !ends
+    {
+        // The edge hears of it if the body breaks off.
+        let _ = pump(body, stream).await;
     }
 }
 
-async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<AnswerToEdge> {
-    carry(context, request).await.unwrap_or_else(|verdict| {
+async fn answer(context: &Arc<Context>, request: Request<Content>, interim: Interim) -> Response<AnswerToEdge> {
+    carry(context, request, interim).await.unwrap_or_else(|verdict| {
         let mut response = Response::new(AnswerToEdge::Nothing);
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         verdict.put(response.headers_mut());
@@ -137,7 +170,11 @@ async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Response<
 }
 
 /// Sends a request to the machine that it names.
-async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result<Response<AnswerToEdge>, Verdict> {
+async fn carry(
+    context: &Arc<Context>,
+    mut request: Request<Content>,
+    interim: Interim,
+) -> Result<Response<AnswerToEdge>, Verdict> {
     if fields::asks_for_datagrams(request.headers()) {
         return Ok(Response::new(AnswerToEdge::Connection(flows::join(context, request.into_body()))));
     }
@@ -173,7 +210,7 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
     let body = KeptBody::new(body, &KeepBounds::new(0, 0));
     let content = body.read().map(RequestBody::from).unwrap_or_default();
     body.let_go();
-    match context.dialer.send(&chosen, &head, &authority, content, &Interim::Not).await {
+    match context.dialer.send(&chosen, &head, &authority, content, &interim).await {
         Ok(response) => {
             answered.tell();
             Ok(to_edge(response, chosen.lease))
@@ -186,7 +223,7 @@ async fn carry(context: &Arc<Context>, mut request: Request<Incoming>) -> Result
 }
 
 /// Joins an edge's way to speak with a connection to the machine that was chosen.
-async fn connect(context: &Arc<Context>, chosen: Chosen, heard: Incoming) -> Result<Response<AnswerToEdge>, Verdict> {
+async fn connect(context: &Arc<Context>, chosen: Chosen, heard: Content) -> Result<Response<AnswerToEdge>, Verdict> {
     let connected = context.dialer.connect(&chosen.route.app, &chosen.lease.target, true, None).await;
     let mut machine = connected.map_err(|cause| {
         context.routing.load().blame(&chosen.route.app, &chosen.lease.target);

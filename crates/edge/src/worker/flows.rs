@@ -11,7 +11,6 @@ use std::{
 
 use bytes::BytesMut;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::{
     net::UdpSocket,
     time::{Instant, interval_at},
@@ -26,10 +25,11 @@ use crate::{
     context::Context,
     machine::Target,
     udp::{HEARS, Slot, is_forged, is_starting, socket_towards, with_batch},
+    upstream::Content,
 };
 
 /// Takes what an edge says to machines. What they answer is what is returned.
-pub fn join(context: &Arc<Context>, heard: Incoming) -> Said {
+pub fn join(context: &Arc<Context>, heard: Content) -> Said {
     let (voice, said) = speak_freely();
     let flows = Flows { context: context.clone(), voice, open: HashMap::new() };
     let (aborting, retiring) = (context.aborting.token().clone(), context.retiring.token().clone());
@@ -87,7 +87,7 @@ impl Open {
 
 impl Flows {
     /// Until the edge ends it.
-    async fn carry(mut self, mut heard: Incoming) {
+    async fn carry(mut self, mut heard: Content) {
         let mut inbox = BytesMut::new();
         let look = self.context.bounds.flow_one_way;
         let mut sweep = interval_at(Instant::now() + look, look);

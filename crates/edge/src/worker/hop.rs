@@ -11,8 +11,6 @@ use std::{
 };
 
 use catalog::Worker;
-use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::report::Report;
 use model::Region;
 use tokio::{
@@ -27,7 +25,11 @@ use super::{
     Credentials,
     identity::{ALPN, server_name},
 };
-use crate::{distance::Estimate, gathered::Gathered, udp::Carrier, upstream::RequestBody};
+use crate::{
+    distance::Estimate,
+    udp::Carrier,
+    upstream::{Http2, Requests, not_there},
+};
 
 /// After a failure the worker is not tried again for so long: requests go elsewhere at once.
 const REST: Duration = Duration::from_millis(250);
@@ -48,7 +50,7 @@ pub struct Hop {
 
 #[derive(Default)]
 struct State {
-    sender: Option<SendRequest<RequestBody>>,
+    requests: Option<Requests>,
     failed: Option<(Instant, String)>,
 }
 
@@ -85,16 +87,11 @@ impl Hop {
     }
 
     /// The connection that all requests share.
-    pub async fn connection(
-        &self,
-        http2: &Builder<TokioExecutor>,
-        tasks: &TaskTracker,
-        by: Instant,
-    ) -> Result<SendRequest<RequestBody>, String> {
+    pub async fn connection(&self, http2: &Http2, tasks: &TaskTracker, by: Instant) -> Result<Requests, String> {
         let late = || format!("its worker at {} does not answer in time", self.worker.door);
         let mut state = timeout_at(by, self.state.lock()).await.map_err(|_| late())?;
-        if let Some(sender) = state.sender.as_ref().filter(|sender| !sender.is_closed()) {
-            return Ok(sender.clone());
+        if let Some(requests) = state.requests.as_ref().filter(|requests| requests.is_good()) {
+            return Ok(requests.clone());
         }
         if let Some((_, why)) = state.failed.as_ref().filter(|(when, _)| when.elapsed() < REST) {
             return Err(why.clone());
@@ -105,17 +102,13 @@ impl Hop {
             Err(_) => Err(late()),
         };
         match &made {
-            Ok(sender) => *state = State { sender: Some(sender.clone()), failed: None },
-            Err(why) => *state = State { sender: None, failed: Some((Instant::now(), why.clone())) },
+            Ok(requests) => *state = State { requests: Some(requests.clone()), failed: None },
+            Err(why) => *state = State { requests: None, failed: Some((Instant::now(), why.clone())) },
         }
         made
     }
 
-    async fn connect(
-        &self,
-        http2: &Builder<TokioExecutor>,
-        tasks: &TaskTracker,
-    ) -> Result<SendRequest<RequestBody>, String> {
+    async fn connect(&self, http2: &Http2, tasks: &TaskTracker) -> Result<Requests, String> {
         let identity = self.credentials.get().ok_or("this edge has no certificate of the platform yet")?;
         let in_words = |error: io::Error| error.to_string();
         let stream = TcpStream::connect(self.worker.door).await.map_err(in_words)?;
@@ -125,14 +118,19 @@ impl Hop {
         if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
             return Err("what listens there is no worker".into());
         }
-        let handshake = http2.handshake(TokioIo::new(Gathered::new(stream))).await;
-        let (sender, connection) = handshake.map_err(|error| Report(&error).to_string())?;
+        let (requests, mut carrying) = http2.begin(stream).await.map_err(|error| Report(&error).to_string())?;
         let worker = self.worker.clone();
         tasks.spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(door = %worker.door, "the connection to a worker ended: {}", Report(&error));
+            let pings = carrying.ping_pong();
+            tokio::select! {
+                ended = carrying => if let Err(error) = ended {
+                    tracing::debug!(door = %worker.door, "the connection to a worker ended: {}", Report(&error));
+                },
+                () = not_there(pings) => {
+                    tracing::debug!(door = %worker.door, "a worker is not there any more");
+                }
             }
         });
-        Ok(sender)
+        Ok(requests)
     }
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Each way ends by itself. One that is let go without an end breaks off (`RST_STREAM`), so that a connection that broke
-//! is not taken for one that ended. It is no `CONNECT`: the library tells no end from a break there.
+//! is not taken for one that ended.
 
 use std::{
     io,
@@ -19,14 +19,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use hyper::body::{Body, Frame, Incoming};
+use http_body::{Body, Frame};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
 };
 use tokio_util::sync::PollSender;
 
-use crate::options::BoxError;
+use crate::{options::BoxError, upstream::Content};
 
 /// How many pieces that were written wait to be sent.
 const PIECES: usize = 4;
@@ -119,13 +119,13 @@ impl Body for Said {
 /// One end of a tunnel, as a stream of bytes.
 pub struct Tunnel {
     mouth: Mouth,
-    heard: Incoming,
+    heard: Content,
     unread: Bytes,
 }
 
 impl Tunnel {
     /// What is said by `mouth` goes one way, what is `heard` came the other.
-    pub fn new(mouth: Mouth, heard: Incoming) -> Self {
+    pub fn new(mouth: Mouth, heard: Content) -> Self {
         Self { mouth, heard, unread: Bytes::new() }
     }
 

@@ -9,7 +9,11 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{http2, support::*};
+use crate::{
+    http2,
+    support::*,
+    worker::{Authority, Far, host_of},
+};
 
 const ASKED: &[u8] =
     b"POST / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n";
@@ -125,4 +129,47 @@ async fn over_http_2_it_is_not_asked_for_if_the_machine_refuses_first() {
     let reset = client.hear_of(3).await.unwrap();
     assert_eq!((reset.stream, &reset.payload[..]), (1, &[0, 0, 0, 0][..]));
     assert_eq!(within(gets.recv()).await.unwrap(), "");
+}
+
+/// The same by the edge of another host than the machine's, asked already.
+async fn asked_from_afar(first: &'static str) -> ((World, Far), TcpStream, mpsc::UnboundedReceiver<String>) {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let machine = Machine::of("shop");
+    let gets = program(&machine, first).await;
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let mut client = TcpStream::connect(far.world.http()).await.unwrap();
+    client.write_all(ASKED).await.unwrap();
+    ((host, far), client, gets)
+}
+
+#[tokio::test]
+async fn a_machine_of_another_host_asks_for_it_when_it_wants_it() {
+    let (_hosts, mut client, mut gets) = asked_from_afar("HTTP/1.1 100 Continue\r\n\r\n").await;
+    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
+    client.write_all(b"hello").await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
+    assert_eq!(within(gets.recv()).await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_machine_of_another_host_that_refuses_first_never_gets_it() {
+    let refuses = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    let (_hosts, mut client, mut gets) = asked_from_afar(refuses).await;
+    let answer = read_head(&mut client).await;
+    assert!(answer.starts_with("http/1.1 401 ") && answer.contains("connection: close\r\n"), "{answer}");
+    assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(within(gets.recv()).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_machine_of_another_host_that_knows_nothing_of_it_gets_it_after_a_while() {
+    let (_hosts, mut client, mut gets) = asked_from_afar("").await;
+    let early = timeout(Duration::from_millis(500), client.read_u8()).await;
+    assert!(early.is_err(), "nobody has said that it is wanted");
+    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
+    client.write_all(b"hello").await.unwrap();
+    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
+    assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }

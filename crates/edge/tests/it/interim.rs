@@ -9,7 +9,11 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{http2, http3, support::*};
+use crate::{
+    http2, http3,
+    support::*,
+    worker::{Authority, Far, host_of},
+};
 
 const HINT: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nConnection: x-private\r\n\
     X-Private: 1\r\nContent-Length: 7\r\nFly-Replay-Cache: /*\r\n\r\n";
@@ -111,4 +115,26 @@ async fn they_come_over_http_3_too() {
     assert_eq!(names, ["link"]);
     gate.add_permits(1);
     assert_eq!(http3::read(&mut stream).await.body, "done");
+}
+
+#[tokio::test]
+async fn they_come_from_a_machine_of_another_host_too() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let machine = Machine::of("shop");
+    let gate = program(&machine).await;
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let mut client = TcpStream::connect(far.world.http()).await.unwrap();
+    for _ in 0..2 {
+        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n").await.unwrap();
+        assert_eq!(read_head(&mut client).await, "http/1.1 102 processing\r\n\r\n");
+        let hint = read_head(&mut client).await;
+        assert_eq!(hint, "http/1.1 103 early hints\r\nlink: </style.css>; rel=preload\r\n\r\n");
+        gate.add_permits(1);
+        assert!(read_head(&mut client).await.starts_with("http/1.1 200 ok\r\n"));
+        let mut body = [0; 4];
+        within(client.read_exact(&mut body)).await.unwrap();
+        assert_eq!(&body, b"done");
+    }
 }

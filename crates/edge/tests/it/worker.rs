@@ -116,7 +116,7 @@ pub struct Far {
 }
 
 impl Far {
-    async fn start(authority: &Authority) -> Self {
+    pub async fn start(authority: &Authority) -> Self {
         Self::start_with(authority, |_| ()).await
     }
 

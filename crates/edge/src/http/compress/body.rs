@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Frame};
+use http_body::{Body, Frame};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{coding::Coding, encoder::Encoder};

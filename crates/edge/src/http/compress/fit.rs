@@ -1,7 +1,7 @@
 //! Which answers gain by being compressed, and may be.
 
 use http::{HeaderName, StatusCode, header};
-use hyper::body::SizeHint;
+use http_body::SizeHint;
 
 use crate::{
     http::headers::{has_token, is_one_of},

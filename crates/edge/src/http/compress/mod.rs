@@ -20,7 +20,7 @@ use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
     header::{self, HeaderName},
 };
-use hyper::body::SizeHint;
+use http_body::SizeHint;
 use tokio::sync::Semaphore;
 
 pub use body::Compressed;

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
-use hyper::body::{Body, Frame};
+use http_body::{Body, Frame};
 
 use super::content::{Conversation, Talk};
 use crate::{

@@ -9,8 +9,8 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{FutureExt, future::BoxFuture};
 use http::{HeaderName, StatusCode, header};
+use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Collected};
-use hyper::body::{Body, Frame};
 use tokio::{
     io::{AsyncWrite, DuplexStream, duplex},
     sync::oneshot,
