@@ -9,6 +9,9 @@
 //!                  others   not yet         not yet         nothing was written since the last one
 //!                  run
 //! ```
+//!
+//! The other side may have said all that it had to say and closed, so that it takes no more before all of that was read. The
+//! library would give up both ways then. Here what is said to a side that has closed goes nowhere, until its own words end.
 
 use std::{
     io::{self, IoSlice},
@@ -31,18 +34,41 @@ pub struct Gathered<S> {
     has_waited: bool,
     /// Something was said since the last flush.
     has_more: bool,
+    /// The other side takes no more.
+    has_closed: bool,
 }
 
 impl<S: AsyncWrite + Unpin> Gathered<S> {
     /// Gathers what is written to `stream`.
     pub fn new(stream: S) -> Self {
-        Self { stream, said: BytesMut::new(), has_waited: false, has_more: false }
+        Self { stream, said: BytesMut::new(), has_waited: false, has_more: false, has_closed: false }
+    }
+
+    /// Writes by `write`, of what has this length, unless the other side has closed.
+    fn poll_out(
+        &mut self,
+        length: usize,
+        write: impl FnOnce(Pin<&mut S>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.has_closed {
+            return Poll::Ready(Ok(length));
+        }
+        match ready!(write(Pin::new(&mut self.stream))) {
+            Err(error) if is_closed(&error) => {
+                self.has_closed = true;
+                Poll::Ready(Ok(length))
+            }
+            written => Poll::Ready(written),
+        }
     }
 
     /// Passes on all that was said.
     fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.said.is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.said))? {
+            let said = std::mem::take(&mut self.said);
+            let passed = self.poll_out(said.len(), |stream| stream.poll_write(cx, &said));
+            self.said = said;
+            match ready!(passed)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 passed => self.said.advance(passed),
             }
@@ -77,7 +103,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gathered<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.said.is_empty() && buf.len() >= ENOUGH / 2 {
-            return Pin::new(&mut self.stream).poll_write(cx, buf);
+            return self.poll_out(buf.len(), |stream| stream.poll_write(cx, buf));
         }
         ready!(self.poll_room(cx, buf.len()))?;
         self.said.extend_from_slice(buf);
@@ -91,7 +117,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
     ) -> Poll<io::Result<usize>> {
         let all: usize = bufs.iter().map(|buf| buf.len()).sum();
         if self.said.is_empty() && all >= ENOUGH / 2 {
-            return Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+            return self.poll_out(all, |stream| stream.poll_write_vectored(cx, bufs));
         }
         ready!(self.poll_room(cx, all))?;
         bufs.iter().for_each(|buf| self.said.extend_from_slice(buf));
@@ -110,13 +136,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathered<S> {
             return if std::mem::replace(&mut self.has_waited, true) { Poll::Ready(Ok(())) } else { Poll::Pending };
         }
         ready!(self.poll_pass(cx))?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        self.poll_out(0, |stream| stream.poll_flush(cx).map_ok(|()| 0)).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_pass(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        self.poll_out(0, |stream| stream.poll_shutdown(cx).map_ok(|()| 0)).map_ok(drop)
     }
+}
+
+/// Whether the other side of a connection is gone, so that reading from it comes to an end, too.
+fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected)
 }
 
 #[cfg(test)]
@@ -126,7 +158,7 @@ mod tests {
         atomic::{AtomicUsize, Ordering::Relaxed},
     };
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
 
@@ -184,6 +216,22 @@ mod tests {
         assert_eq!(seen(&sink), (1, 16_000));
         stream.shutdown().await.unwrap();
         assert_eq!(seen(&sink), (2, 20_000));
+    }
+
+    #[tokio::test]
+    async fn what_a_side_has_said_that_takes_no_more_is_still_read() {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let mut stream = Gathered::new(ours);
+        theirs.write_all(b"goodbye").await.unwrap();
+        drop(theirs);
+        for length in [3, ENOUGH, 5] {
+            stream.write_all(&vec![0; length]).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "goodbye");
+        stream.shutdown().await.unwrap();
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ mod errors;
 mod expect;
 mod faults;
 mod follow;
+mod grpc;
 mod h2_backend;
 mod host;
 mod hostnames;
