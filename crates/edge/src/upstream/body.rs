@@ -45,6 +45,11 @@ impl From<Said> for RequestBody {
 }
 
 impl RequestBody {
+    /// Whether it is one way of a connection, which ends by itself.
+    pub fn is_connection(&self) -> bool {
+        matches!(self.inner, Content::Said(_))
+    }
+
     /// Resolves once the body has been sent whole, or is given up.
     pub fn sent(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();

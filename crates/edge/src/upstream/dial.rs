@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answered, Content, Http2, Line, RequestBody, Requests,
+    Answered, Content, Http2, Line, RequestBody, Turn,
     exchange::{Link, Lost, Patience, Why, exchange},
     pool::{Home, Keeper, Shared},
     streams::NoAnswer,
@@ -33,15 +33,18 @@ use crate::{
     worker::{Errand, Hop, Said, Tunnel, Verdict, Want, fields, speak},
 };
 
-/// When nothing has passed over a connection to a machine for so long, its kernel is asked whether it is there; so often at
+/// When nothing has passed over a connection for so long, the kernel at its other end is asked whether it is there; so often at
 /// most, this far apart.
 const KEEP_ALIVE: (Duration, u32, Duration) = (Duration::from_secs(20), 4, Duration::from_secs(5));
+/// How long it may take nothing of what it is sent: a program that does not read is given that time, too.
+const UNTAKEN: Duration = Duration::from_secs(300);
 
 /// Opens connections to machines and sends requests over them.
 pub struct Dialer {
     connect: Duration,
     patience: Patience,
-    http2: Http2,
+    to_machines: Http2,
+    to_workers: Http2,
     keeper: Arc<Keeper>,
 }
 
@@ -59,8 +62,10 @@ impl Dialer {
     /// A dialer whose connections are tasks of `tasks`.
     pub fn new(bounds: &Bounds, tasks: TaskTracker, stopping: CancellationToken) -> Self {
         let patience = Patience { head_bytes: bounds.header_bytes.max(8192), answer: bounds.answer };
-        let http2 = Http2::new(tasks.clone());
-        Self { connect: bounds.connect, patience, http2, keeper: Arc::new(Keeper { tasks, stopping }) }
+        let (to_machines, to_workers) =
+            (Http2::to_machines(patience.head_bytes), Http2::to_workers(patience.head_bytes));
+        let keeper = Arc::new(Keeper { tasks, stopping });
+        Self { connect: bounds.connect, patience, to_machines, to_workers, keeper }
     }
 
     /// A connection to a machine of an app, made by some moment if there is one. `only`: no other machine would do.
@@ -81,12 +86,12 @@ impl Dialer {
     /// Says datagrams to machines of another host. What they answer is what is heard. What goes wrong is told in words.
     pub async fn datagrams(&self, hop: &Hop, said: Said) -> Result<Content, String> {
         let by = self.connect_by(None);
-        let requests = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
+        let turn = hop.turn(&self.to_workers, by).await?;
         let mut request = Request::new(said.into());
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("http://machine/");
         fields::ask_for_datagrams(request.headers_mut());
-        let mut answer = in_words(timeout_at(by, requests.send(request, &Interim::Not)).await)?;
+        let mut answer = in_words(timeout_at(by, turn.send(request, &Interim::Not)).await)?;
         match Verdict::take(answer.headers_mut()) {
             Some(_) => Err("its worker takes no datagrams".into()),
             None => Ok(answer.into_body()),
@@ -96,12 +101,12 @@ impl Dialer {
     /// How long a worker takes for an answer to nothing. What goes wrong is told in words.
     pub async fn greet(&self, hop: &Hop) -> Result<Duration, String> {
         let by = self.connect_by(None);
-        let requests = hop.connection(&self.http2, &self.keeper.tasks, by).await?;
+        let turn = hop.turn(&self.to_workers, by).await?;
         let mut request = Request::new(RequestBody::default());
         *request.uri_mut() = Uri::from_static("http://machine/");
         fields::greet(request.headers_mut());
         let began = Instant::now();
-        in_words(timeout_at(by, requests.send(request, &Interim::Not)).await)?;
+        in_words(timeout_at(by, turn.send(request, &Interim::Not)).await)?;
         Ok(began.elapsed())
     }
 
@@ -120,15 +125,14 @@ impl Dialer {
     ) -> Result<Response<Content>, Refusal> {
         let Errand { app, machine, port, .. } = errand;
         let unreachable = |reason| Refusal::Unreachable { machine: machine.clone(), port: *port, reason };
-        let requests = hop.connection(&self.http2, &self.keeper.tasks, self.connect_by(by)).await;
-        let requests = requests.map_err(unreachable)?;
+        let turn = hop.turn(&self.to_workers, self.connect_by(by)).await.map_err(unreachable)?;
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.uri_mut() = Uri::from_static("http://machine/");
         errand.put(request.headers_mut());
         let end = Instant::now() + self.patience.answer;
         let end = by.map_or(end, |by| by.min(end));
-        let answer = in_words(timeout_at(end, requests.send(request, &Interim::Not)).await);
+        let answer = in_words(timeout_at(end, turn.send(request, &Interim::Not)).await);
         let mut answer = answer.map_err(unreachable)?;
         match Verdict::take(answer.headers_mut()) {
             Some(verdict) => Err(verdict.refusal(app, machine.clone(), *port)),
@@ -187,15 +191,15 @@ impl Dialer {
         let target = &chosen.lease.target;
         let (machine, port) = (target.machine.id.clone(), target.address.port());
         let by = self.connect_by(chosen.reach_by);
-        let requests = match hop.connection(&self.http2, &self.keeper.tasks, by).await {
-            Ok(requests) => requests,
+        let turn = match hop.turn(&self.to_workers, by).await {
+            Ok(turn) => turn,
             Err(reason) => {
                 let cause = Refusal::Unreachable { machine, port, reason };
                 return Err(Failed { cause, unsent: Some(request.into_body()), untouched: true });
             }
         };
         Errand::of(&chosen.route.app, target, chosen.only, Want::Answer).put(request.headers_mut());
-        let mut response = self.in_time(target, requests, request, interim).await?;
+        let mut response = self.in_time(target, turn, request, interim).await?;
         if let Some(verdict) = Verdict::take(response.headers_mut()) {
             let untouched = verdict.is_untouched();
             return Err(Failed { cause: verdict.refusal(&chosen.route.app, machine, port), unsent: None, untouched });
@@ -258,7 +262,7 @@ impl Dialer {
     async fn in_time(
         &self,
         target: &Target,
-        requests: Requests,
+        turn: Turn,
         mut request: Request<RequestBody>,
         interim: &Interim,
     ) -> Result<Response<Content>, Failed> {
@@ -268,7 +272,7 @@ impl Dialer {
             tokio::time::sleep(self.patience.answer).await;
         };
         tokio::select! {
-            answer = requests.send(request, interim) => answer.map_err(|why| self.no_answer(target, why)),
+            answer = turn.send(request, interim) => answer.map_err(|why| self.no_answer(target, why)),
             () = too_late => {
                 Err(Failed { cause: self.lost(target, Why::Late), unsent: None, untouched: false })
             }
@@ -282,11 +286,11 @@ impl Dialer {
         interim: &Interim,
     ) -> Result<Answered, Failed> {
         let target = &chosen.lease.target;
-        let requests = match self.shared_h2(&chosen.lease, chosen.reach_by).await {
-            Ok(requests) => requests,
+        let turn = match self.shared_h2(&chosen.lease, chosen.reach_by).await {
+            Ok(turn) => turn,
             Err(cause) => return Err(Failed { cause, unsent: Some(request.into_body()), untouched: true }),
         };
-        let response = self.in_time(target, requests, request, interim).await?;
+        let response = self.in_time(target, turn, request, interim).await?;
         target.worked(Instant::now());
         Ok(Answered::by_http2(response))
     }
@@ -297,31 +301,37 @@ impl Dialer {
         match why {
             NoAnswer::Unsent(error, body) => Failed { unsent: Some(body), ..failed(cause_of(target, &error), true) },
             NoAnswer::Client(error) => failed(self.lost(target, Why::Client(error)), false),
-            NoAnswer::TooManyInterim => {
-                let (machine, reason) = (target.machine.id.clone(), "no final answer came".into());
+            NoAnswer::Full(body) => {
+                let (machine, port) = (target.machine.id.clone(), target.address.port());
+                let reason = "none of its streams became free in time".into();
+                Failed { unsent: Some(body), ..failed(Refusal::Unreachable { machine, port, reason }, true) }
+            }
+            NoAnswer::Bad(reason) => {
+                let (machine, reason) = (target.machine.id.clone(), reason.into());
                 failed(Refusal::BadAnswer { machine, protocol: "HTTP/2", reason }, false)
             }
             NoAnswer::Ended(error) => failed(cause_of(target, &error), is_untouched(&error)),
         }
     }
 
-    /// The HTTP/2 connection that all requests to a target share.
-    async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<Requests, Refusal> {
+    /// Leave to send a request over one of the HTTP/2 connections to a target.
+    async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<Turn, Refusal> {
         let Lease { target, epoch } = lease;
         let mut shared = target.pool.shared.lock().await;
-        if let Some(Shared { requests, .. }) = shared.as_ref().filter(|it| it.epoch == *epoch && it.requests.is_good())
-        {
-            return Ok(requests.clone());
+        if let Some(turn) = Shared::choose(&mut shared, *epoch) {
+            return Ok(turn);
         }
         let stream = self.connect_near(target, by).await?;
-        let (requests, carrying) = self.http2.begin(stream).await.map_err(|error| cause_of(target, &error))?;
+        let (requests, carrying) = self.to_machines.begin(stream).await.map_err(|error| cause_of(target, &error))?;
         let machine = target.machine.clone();
-        self.keeper.tasks.spawn(async move {
+        // It is no work of its own: whoever sends requests over it is waited for.
+        tokio::spawn(async move {
             let _ = carrying.await;
             machine.metrics().disconnects.one();
         });
-        *shared = Some(Shared { requests: requests.clone(), epoch: *epoch });
-        Ok(requests)
+        let turn = requests.turn();
+        shared.push(Shared { requests, epoch: *epoch });
+        Ok(turn)
     }
 }
 
@@ -353,12 +363,13 @@ fn unreachable(target: &Target, error: &io::Error) -> Refusal {
     }
 }
 
-/// Has the kernel notice if a machine has vanished: one that is no more says nothing. The machine's program is not asked,
-/// since servers of gRPC turn away who asks them often.
-fn keep_alive(stream: &TcpStream) {
+/// Has the kernel notice if the other end of a connection has vanished: one that is no more says nothing. A machine's program
+/// is not asked, since servers of gRPC turn away who asks them often.
+pub fn keep_alive(stream: &TcpStream) {
     let (time, retries, interval) = KEEP_ALIVE;
     let keep_alive = TcpKeepalive::new().with_time(time).with_retries(retries).with_interval(interval);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
+    let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_keepalive(&keep_alive).and_then(|()| socket.set_tcp_user_timeout(Some(UNTAKEN)));
 }
 
 /// A worker's answer; what goes wrong is told in words.
@@ -367,7 +378,8 @@ fn in_words(answer: Result<Result<Response<Content>, NoAnswer>, Elapsed>) -> Res
     answer.map_err(|why| match why {
         NoAnswer::Unsent(error, _) | NoAnswer::Ended(error) => format!("its worker: {}", Report(&error)),
         NoAnswer::Client(error) => format!("what was to be said to its worker broke off: {error}"),
-        NoAnswer::TooManyInterim => String::from("its worker gave no final answer"),
+        NoAnswer::Full(_) => String::from("its worker has no room for another request"),
+        NoAnswer::Bad(reason) => format!("its worker: {reason}"),
     })
 }
 

@@ -11,9 +11,11 @@ mod streams;
 
 pub use answer::{AnswerBody, Answered};
 pub use body::RequestBody;
-pub use dial::{Dialer, Failed};
+pub use dial::{Dialer, Failed, keep_alive};
 pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
 pub use line::Line;
 pub use pool::Pool;
-pub use streams::{Content, Http2, MAX_WINDOW, Requests, STREAM_WINDOW, is_expecting, not_there, pump, tell_length};
+pub use streams::{
+    Content, GIVEN_UP, Http2, MAX_WINDOW, Requests, STREAM_WINDOW, Turn, is_expecting, not_there, pump, tell_length,
+};

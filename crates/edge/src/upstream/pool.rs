@@ -1,6 +1,7 @@
 //! Connections to one port of one machine that can be used again.
 //!
-//! HTTP/1.1 connections lie idle for a few seconds at most; one HTTP/2 connection carries all requests. A connection
+//! HTTP/1.1 connections lie idle for a few seconds at most; an HTTP/2 connection carries as many requests as the machine takes
+//! over one. A connection
 //! belongs to the life of the machine that it was made in, and is never used in a later one.
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Requests, exchange::Link};
+use super::{Requests, Turn, exchange::Link};
 
 /// How long a connection lies idle: shorter than the keep-alive of common servers, so that they do not close it while
 /// a request is on its way.
@@ -23,8 +24,8 @@ const MAX_IDLE: usize = 1024;
 #[derive(Default)]
 pub struct Pool {
     idle: Mutex<Shelf>,
-    /// The shared HTTP/2 connection; locked while it is being made, so that it is made once.
-    pub(super) shared: tokio::sync::Mutex<Option<Shared>>,
+    /// HTTP/2 connections; locked while one is being made, so that it is made once.
+    pub(super) shared: tokio::sync::Mutex<Vec<Shared>>,
     /// Who looks after the idle ones, once there are some.
     keeper: OnceLock<Arc<Keeper>>,
 }
@@ -50,6 +51,25 @@ pub(super) struct Shared {
     pub(super) epoch: u64,
 }
 
+/// How many HTTP/2 connections there are to one port of one machine. Where all are full the next request waits.
+const MAX_SHARED: usize = 64;
+
+impl Shared {
+    /// Leave to send a request over one of these connections, if there is room or there may be no more of them.
+    pub(super) fn choose(all: &mut Vec<Self>, epoch: u64) -> Option<Turn> {
+        let mut idle = 0;
+        all.retain(|it| {
+            idle += usize::from(it.requests.under_way() == 0);
+            // The first one is kept when nothing is under way.
+            let is_wanted = it.requests.under_way() > 0 || idle == 1;
+            is_wanted && it.epoch == epoch && it.requests.is_good()
+        });
+        let has_room = all.iter().find(|it| it.requests.has_room());
+        let least = || all.iter().min_by_key(|it| it.requests.under_way()).filter(|_| all.len() >= MAX_SHARED);
+        has_room.or_else(least).map(|it| it.requests.turn())
+    }
+}
+
 impl Pool {
     /// The connection used last that is still good.
     pub(super) fn take(&self, epoch: u64, now: Instant) -> Option<Box<Link>> {
@@ -66,7 +86,7 @@ impl Pool {
     pub fn clear(&self) {
         self.shelf().links.clear();
         if let Ok(mut shared) = self.shared.try_lock() {
-            *shared = None;
+            shared.clear();
         }
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!  request ─▶ head ────────────────▶│        │─▶ interim answers, told ─▶ head of the answer
 //!             content, as it is ───▶│ stream │
-//!             wanted, pumped        │        │─▶ content, as it is read
+//!             wanted, pumped        │        │─▶ content, as it is read; once it is dropped the pump stops
 //! ```
 //!
 //! The library is used directly: what is built upon it passes on no interim answers, and takes an answer that was
@@ -12,21 +12,25 @@
 use std::{
     future::{pending, poll_fn},
     pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream, client};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::mpsc,
+    sync::{Mutex, mpsc, oneshot},
     time::{sleep, timeout},
 };
-use tokio_util::task::TaskTracker;
 
 use super::{
     RequestBody,
@@ -42,27 +46,61 @@ use crate::{
 pub const STREAM_WINDOW: u32 = 1 << 20;
 /// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many streams wait for who takes them, the others go on.
 pub const MAX_WINDOW: u32 = (1 << 31) - 1;
-/// After so long the other side of a connection between hosts is asked whether it is there; so long it has to answer.
+/// How many streams that were given up are remembered, and for how long: what still comes for them is no mistake.
+pub const GIVEN_UP: (usize, Duration) = (4096, Duration::from_secs(10));
+/// What frames that hold hardly anything may take of memory, before somebody reads them: in a connection to a machine, and in
+/// one between hosts, which all apps share.
+const SMALL_FRAMES: (usize, usize) = (16 << 20, 256 << 20);
+/// How many streams may be begun before the other side has said how many it takes.
+const FIRST_STREAMS: usize = 100;
+/// After so long the worker of another host is asked whether it is there; so long it has to answer.
 const QUIET: Duration = Duration::from_secs(20);
 const ANSWER: Duration = Duration::from_secs(10);
+/// How long the worker of another host may take to say whether content is wanted. It always says so, but may have to wake
+/// the machine first.
+const WORKER_UNDECIDED: Duration = Duration::from_secs(10);
+/// How long a request waits for a place in a connection that is full.
+const PLACE: Duration = Duration::from_secs(30);
+/// How long what was said last over a connection may take to be heard once nobody listens there any more.
+const LAST_WORDS: Duration = Duration::from_secs(60);
+/// Pieces of content that are there and shorter than this are sent as one.
+const GATHERED: usize = 4 * 1024;
 
 /// Makes connections over HTTP/2.
 pub struct Http2 {
     settings: client::Builder,
-    /// What is still to be sent when an answer has begun is sent by these.
-    tasks: TaskTracker,
+    /// How long the other side may take to say whether it wants content.
+    undecided: Duration,
 }
 
 /// What carries a connection. It has to be run.
 pub type Carrying<S> = client::Connection<Gathered<S>, Bytes>;
 
 impl Http2 {
-    /// As the edge speaks it.
-    pub fn new(tasks: TaskTracker) -> Self {
+    /// Connections to machines, whose answers' heads are no longer than this.
+    pub fn to_machines(head_bytes: usize) -> Self {
+        Self::new(2 * head_bytes, SMALL_FRAMES.0, UNDECIDED)
+    }
+
+    /// Connections to the workers of other hosts, which pass on what machines say, with a little of their own.
+    pub fn to_workers(head_bytes: usize) -> Self {
+        Self::new(4 * head_bytes, SMALL_FRAMES.1, WORKER_UNDECIDED)
+    }
+
+    fn new(head_bytes: usize, small_frames: usize, undecided: Duration) -> Self {
         let mut settings = client::Builder::new();
-        settings.initial_window_size(STREAM_WINDOW).initial_connection_window_size(MAX_WINDOW);
-        settings.enable_push(false).max_header_list_size(64 * 1024);
-        Self { settings, tasks }
+        settings
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(MAX_WINDOW)
+            .initial_max_send_streams(FIRST_STREAMS)
+            .enable_push(false)
+            .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
+            .data_frame_budget(small_frames)
+            // What is wrong with one answer is no reason to give up all others.
+            .max_local_error_reset_streams(None)
+            .max_concurrent_reset_streams(GIVEN_UP.0)
+            .reset_stream_duration(GIVEN_UP.1);
+        Self { settings, undecided }
     }
 
     /// Begins to speak it.
@@ -71,7 +109,8 @@ impl Http2 {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (handle, carrying) = self.settings.handshake(Gathered::new(stream)).await?;
-        Ok((Requests { handle, tasks: self.tasks.clone() }, carrying))
+        let (spare, under_way) = (handle.clone(), Arc::default());
+        Ok((Requests { handle: Arc::new(Mutex::new(handle)), spare, under_way, undecided: self.undecided }, carrying))
     }
 }
 
@@ -89,18 +128,39 @@ pub async fn not_there(pings: Option<PingPong>) {
 /// A connection that requests can be sent over.
 #[derive(Clone)]
 pub struct Requests {
-    handle: client::SendRequest<Bytes>,
-    tasks: TaskTracker,
+    /// Who sends has it until his stream is open: streams that wait for that could not be given up.
+    handle: Arc<Mutex<client::SendRequest<Bytes>>>,
+    /// To be asked.
+    spare: client::SendRequest<Bytes>,
+    under_way: Arc<AtomicUsize>,
+    undecided: Duration,
+}
+
+/// A request under way over a connection.
+struct UnderWay(Arc<AtomicUsize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Leave to send one request over a connection.
+pub struct Turn {
+    requests: Requests,
+    under_way: UnderWay,
 }
 
 /// Why there is no answer.
 pub enum NoAnswer {
     /// The connection takes no more requests. Nothing was sent.
     Unsent(h2::Error, RequestBody),
+    /// It has no place for another one. Nothing was sent.
+    Full(RequestBody),
     /// The request's own content broke off.
     Client(BoxError),
-    /// More interim answers came than anybody needs.
-    TooManyInterim,
+    /// What came is none.
+    Bad(&'static str),
     /// The stream, or the connection, ended without one.
     Ended(h2::Error),
 }
@@ -108,26 +168,44 @@ pub enum NoAnswer {
 impl Requests {
     /// Whether it takes requests, as far as that is known.
     pub fn is_good(&self) -> bool {
-        let ready = self.handle.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
+        let ready = self.spare.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
         !matches!(ready, Poll::Ready(Err(_)))
     }
 
+    /// How many requests are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way.load(Relaxed)
+    }
+
+    /// Whether it has a place for another one.
+    pub fn has_room(&self) -> bool {
+        self.under_way() < self.spare.current_max_send_streams()
+    }
+
+    /// Leave to send one more, whether there is room or not.
+    pub fn turn(&self) -> Turn {
+        self.under_way.fetch_add(1, Relaxed);
+        Turn { under_way: UnderWay(self.under_way.clone()), requests: self.clone() }
+    }
+}
+
+impl Turn {
     /// Sends a request and waits for the head of its answer. `interim` is told what comes before it.
     pub async fn send(self, request: Request<RequestBody>, interim: &Interim) -> Result<Response<Content>, NoAnswer> {
+        let Self { requests, under_way } = self;
         let (mut head, content) = request.into_parts();
         tell_length(&mut head.headers, &content, |length| length > 0 || has_content(&head.method));
         let ends = content.is_end_stream();
         let mut holds = !ends && is_expecting(&head.headers);
-        let mut handle = match self.handle.ready().await {
-            Ok(handle) => handle,
-            Err(error) => return Err(NoAnswer::Unsent(error, content)),
+        let begun = timeout(PLACE, requests.begin(Request::from_parts(head, ()), ends)).await;
+        let (mut answer, stream) = match begun {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(error)) => return Err(NoAnswer::Unsent(error, content)),
+            Err(_) => return Err(NoAnswer::Full(content)),
         };
-        let (mut answer, stream) = match handle.send_request(Request::from_parts(head, ()), ends) {
-            Ok(sent) => sent,
-            Err(error) => return Err(NoAnswer::Unsent(error, content)),
-        };
+        let last_words = if content.is_connection() { LAST_WORDS } else { Duration::ZERO };
         let mut pumping = (!ends).then(|| pump(content, stream).boxed());
-        let mut undecided = holds.then(|| Box::pin(sleep(UNDECIDED)));
+        let mut undecided = holds.then(|| Box::pin(sleep(requests.undecided)));
         let mut before = 0;
         let answer = poll_fn(|cx| {
             loop {
@@ -140,13 +218,18 @@ impl Requests {
                 match answer.poll_informational(cx) {
                     Poll::Ready(Some(said)) => {
                         let (said, ()) = said.map_err(NoAnswer::Ended)?.into_parts();
-                        before += 1;
-                        if before > MAX_INTERIM {
-                            return Poll::Ready(Err(NoAnswer::TooManyInterim));
-                        }
                         match said.status {
                             StatusCode::CONTINUE => holds = false,
-                            status => interim.tell(status, said.headers),
+                            StatusCode::SWITCHING_PROTOCOLS => {
+                                return Poll::Ready(Err(NoAnswer::Bad("it switched protocols without being asked")));
+                            }
+                            _ if before == MAX_INTERIM => {
+                                return Poll::Ready(Err(NoAnswer::Bad("no final answer came")));
+                            }
+                            status => {
+                                before += 1;
+                                interim.tell(status, said.headers);
+                            }
                         }
                     }
                     Poll::Ready(None) => return answer.poll_unpin(cx).map_err(NoAnswer::Ended),
@@ -162,12 +245,37 @@ impl Requests {
         })
         .await?;
         // Who refuses a request before its content was wanted does not want it.
-        if let Some(pump) = pumping.filter(|_| !holds || answer.status().is_success()) {
-            self.tasks.spawn(pump);
+        let pumping = pumping.filter(|_| !holds || answer.status().is_success());
+        // What is left of the content is sent by itself, however slowly the answer is read, but not much longer than
+        // somebody reads it.
+        let (is_read, gone) = oneshot::channel();
+        if let Some(mut pump) = pumping {
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = &mut pump => {}
+                    _ = gone => drop(timeout(last_words, pump).await),
+                }
+            });
         }
         let (head, stream) = answer.into_parts();
-        let content = Content::new(stream, &head.headers);
+        let content = Content { _request: Some((under_way, is_read)), ..Content::new(stream, &head.headers) };
         Ok(Response::from_parts(head, content))
+    }
+}
+
+impl Requests {
+    /// Opens a stream, once there is a place for it.
+    async fn begin(
+        &self,
+        head: Request<()>,
+        ends: bool,
+    ) -> Result<(client::ResponseFuture, SendStream<Bytes>), h2::Error> {
+        let mut handle = self.handle.lock().await;
+        poll_fn(|cx| handle.poll_ready(cx)).await?;
+        let begun = handle.send_request(head, ends)?;
+        // What comes of it, it says itself.
+        let _ = poll_fn(|cx| handle.poll_ready(cx)).await;
+        Ok(begun)
     }
 }
 
@@ -194,54 +302,86 @@ pub async fn pump<B>(content: B, mut stream: SendStream<Bytes>) -> Result<(), Bo
 where
     B: Body<Data = Bytes, Error = BoxError>,
 {
-    let mut content = pin!(content);
+    let pumped = pass(pin!(content), &mut stream).await;
+    if pumped.is_err() {
+        // Over already, or not to be taken for whole.
+        stream.send_reset(Reason::INTERNAL_ERROR);
+    }
+    match pumped {
+        Err(Broken::Content(error)) => Err(error),
+        Ok(()) | Err(Broken::Stream) => Ok(()),
+    }
+}
+
+/// What broke off.
+enum Broken {
+    Content(BoxError),
+    Stream,
+}
+
+impl From<h2::Error> for Broken {
+    fn from(_: h2::Error) -> Self {
+        Self::Stream
+    }
+}
+
+async fn pass<B>(mut content: Pin<&mut B>, stream: &mut SendStream<Bytes>) -> Result<(), Broken>
+where
+    B: Body<Data = Bytes, Error = BoxError>,
+{
+    let mut seen = None;
     loop {
-        // However little room there is, the library keeps what does not fit of one piece.
-        stream.reserve_capacity(1);
-        let next = poll_fn(|cx| match is_taken(&mut stream, cx) {
-            Some(true) => content.as_mut().poll_frame(cx).map(Some),
-            Some(false) => Poll::Pending,
-            None => Poll::Ready(None),
+        let next = poll_fn(|cx| match seen.take() {
+            Some(next) => Poll::Ready(Some(next)),
+            None if stream.poll_reset(cx).is_ready() => Poll::Ready(None),
+            None => content.as_mut().poll_frame(cx).map(Some),
         });
-        let Some(frame) = next.await else { return Ok(()) };
-        let sent = match frame.transpose() {
-            Ok(None) => stream.send_data(Bytes::new(), true).map(|()| true),
-            Ok(Some(frame)) => match frame.into_data() {
-                Ok(data) => {
-                    let is_last = content.is_end_stream();
-                    stream.send_data(data, is_last).map(|()| is_last)
-                }
-                Err(frame) => {
-                    // There is no more content, so room is given back.
-                    stream.reserve_capacity(0);
-                    stream.send_trailers(frame.into_trailers().unwrap_or_default()).map(|()| true)
-                }
-            },
-            Err(error) => {
-                stream.send_reset(Reason::INTERNAL_ERROR);
-                return Err(error);
-            }
+        let frame = next.await.ok_or(Broken::Stream)?.transpose().map_err(Broken::Content)?;
+        // An end needs no room.
+        let mut data = match frame.map(Frame::into_data) {
+            None => return Ok(stream.send_data(Bytes::new(), true)?),
+            Some(Err(trailers)) => return Ok(stream.send_trailers(trailers.into_trailers().unwrap_or_default())?),
+            Some(Ok(data)) => data,
         };
-        // What is not taken any more is over, too.
-        if sent.unwrap_or(true) {
+        while data.len() < GATHERED && seen.is_none() && !content.is_end_stream() {
+            match content.frame().now_or_never() {
+                Some(Some(Ok(more))) if more.is_data() => {
+                    let mut gathered = BytesMut::from(data);
+                    gathered.extend_from_slice(more.data_ref().map_or(&[], |more| more));
+                    data = gathered.freeze();
+                }
+                None => break,
+                next => seen = next,
+            }
+        }
+        let ends = matches!(seen, Some(None)) || (seen.is_none() && content.is_end_stream());
+        send(data, ends, stream).await?;
+        if ends {
             return Ok(());
         }
     }
 }
 
-/// Whether the other side takes something now; nothing if it never will again.
-fn is_taken(stream: &mut SendStream<Bytes>, cx: &mut Context<'_>) -> Option<bool> {
-    if stream.poll_reset(cx).is_ready() {
-        return None;
-    }
-    while stream.capacity() == 0 {
-        match stream.poll_capacity(cx) {
-            Poll::Ready(Some(Ok(_))) => {}
-            Poll::Ready(_) => return None,
-            Poll::Pending => return Some(false),
+/// Sends a piece as there is room for it. Room is asked for only then, since all streams share it.
+async fn send(mut data: Bytes, ends: bool, stream: &mut SendStream<Bytes>) -> Result<(), Broken> {
+    loop {
+        let mut room = 0;
+        if !data.is_empty() {
+            stream.reserve_capacity(data.len());
+            room = stream.capacity();
+            while room == 0 {
+                let more = poll_fn(|cx| stream.poll_capacity(cx)).await;
+                room = more.ok_or(Broken::Stream)??;
+            }
+        }
+        let piece = data.split_to(room.min(data.len()));
+        if !piece.is_empty() || ends {
+            stream.send_data(piece, ends && data.is_empty())?;
+        }
+        if data.is_empty() {
+            return Ok(());
         }
     }
-    Some(true)
 }
 
 /// Content that comes in a stream.
@@ -253,13 +393,15 @@ pub struct Content {
     is_read: bool,
     /// Who is told that the content is wanted, as long as nobody has wanted it.
     wanted: Option<mpsc::Sender<Response<()>>>,
+    /// The request that it answers, and by what it is told that the answer is not read any more.
+    _request: Option<(UnderWay, oneshot::Sender<()>)>,
 }
 
 impl Content {
     /// The content of a message whose head said this.
     pub fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
         let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        Self { stream, rest: length, is_read: false, wanted: None }
+        Self { stream, rest: length, is_read: false, wanted: None, _request: None }
     }
 
     /// The same, of which its sender is told that it is wanted as soon as it is.

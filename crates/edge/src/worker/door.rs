@@ -25,7 +25,7 @@ use crate::{
     choose::{Chosen, Search},
     context::Context,
     gathered::Gathered,
-    http::{InboundBody, Interim, leave_connection},
+    http::{InboundBody, Interim, clean_trailers, leave_connection},
     http1::Fields,
     limits::{AnswerBegun, Paced},
     machine::Lease,
@@ -35,8 +35,8 @@ use crate::{
     statics,
     stream::{End, Socket, relay},
     upstream::{
-        AnswerBody, Answered, Content, Failed, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW,
-        is_expecting, not_there, pump, tell_length,
+        AnswerBody, Answered, Content, Failed, GIVEN_UP, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW,
+        is_expecting, keep_alive, pump, tell_length,
     },
     wake::{self, Outlook},
     wish::{Strength, Wish},
@@ -86,6 +86,8 @@ pub fn open(context: &Arc<Context>, listener: Arc<TcpListener>, credentials: Arc
 async fn shake_hands(credentials: &super::Credentials, stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
     let identity = credentials.get().ok_or("this host has no certificate yet")?;
     let _ = stream.set_nodelay(true);
+    // The edge asks whether we are there, in HTTP/2; both asking at once could stop each other.
+    keep_alive(&stream);
     let acceptor = TlsAcceptor::from(identity.server.clone());
     let stream = acceptor.accept(stream).await.map_err(|error| error.to_string())?;
     if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
@@ -100,11 +102,15 @@ async fn serve(context: &Arc<Context>, stream: TlsStream<TcpStream>) {
         .max_concurrent_streams(MAX_STREAMS)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(MAX_WINDOW)
+        // What its clients do, an edge does in one go.
+        .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+        .max_local_error_reset_streams(None)
+        .max_concurrent_reset_streams(GIVEN_UP.0)
+        .reset_stream_duration(GIVEN_UP.1)
         // What a client may send, and what the edge adds to it.
         .max_header_list_size(u32::try_from(context.bounds.header_bytes * 2).unwrap_or(u32::MAX));
     let begun = timeout(context.bounds.handshake, settings.handshake(Gathered::new(stream))).await;
     let Ok(Ok(mut connection)) = begun else { return tracing::debug!("an edge does not begin to speak") };
-    let mut not_there = pin!(not_there(connection.ping_pong()));
     let mut leaves = false;
     loop {
         tokio::select! {
@@ -121,7 +127,6 @@ async fn serve(context: &Arc<Context>, stream: TlsStream<TcpStream>) {
                 leaves = true;
             }
             () = context.aborting.cancelled(), if leaves => return,
-            () = &mut not_there => return tracing::debug!("an edge is not there any more"),
         }
     }
 }
@@ -211,6 +216,10 @@ async fn carry(
     let content = body.read().map(RequestBody::from).unwrap_or_default();
     body.let_go();
     match context.dialer.send(&chosen, &head, &authority, content, &interim).await {
+        Ok(response) if response.status == StatusCode::SWITCHING_PROTOCOLS => {
+            let reason = "it switched protocols without being asked".into();
+            Err(Verdict::Failed { reason, untouched: false })
+        }
         Ok(response) => {
             answered.tell();
             Ok(to_edge(response, chosen.lease))
@@ -339,7 +348,10 @@ impl Body for AnswerToEdge {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Waking<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Self::Nothing => Poll::Ready(None),
-            Self::Machine { answer, .. } => Pin::new(answer).poll_frame(cx),
+            Self::Machine { answer, .. } => Pin::new(answer).poll_frame(cx).map_ok(|mut frame| {
+                frame.trailers_mut().into_iter().for_each(clean_trailers);
+                frame
+            }),
             Self::Connection(said) => Pin::new(said).poll_frame(cx),
         }
     }

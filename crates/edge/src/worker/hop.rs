@@ -19,7 +19,6 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsConnector;
-use tokio_util::task::TaskTracker;
 
 use super::{
     Credentials,
@@ -28,7 +27,7 @@ use super::{
 use crate::{
     distance::Estimate,
     udp::Carrier,
-    upstream::{Http2, Requests, not_there},
+    upstream::{Http2, Requests, Turn, not_there},
 };
 
 /// After a failure the worker is not tried again for so long: requests go elsewhere at once.
@@ -86,17 +85,17 @@ impl Hop {
         self.near.load(Relaxed)
     }
 
-    /// The connection that all requests share.
-    pub async fn connection(&self, http2: &Http2, tasks: &TaskTracker, by: Instant) -> Result<Requests, String> {
+    /// Leave to send a request over the connection that all share.
+    pub async fn turn(&self, http2: &Http2, by: Instant) -> Result<Turn, String> {
         let late = || format!("its worker at {} does not answer in time", self.worker.door);
         let mut state = timeout_at(by, self.state.lock()).await.map_err(|_| late())?;
         if let Some(requests) = state.requests.as_ref().filter(|requests| requests.is_good()) {
-            return Ok(requests.clone());
+            return Ok(requests.turn());
         }
         if let Some((_, why)) = state.failed.as_ref().filter(|(when, _)| when.elapsed() < REST) {
             return Err(why.clone());
         }
-        let made = timeout_at(by, self.connect(http2, tasks)).await;
+        let made = timeout_at(by, self.connect(http2)).await;
         let made = match made {
             Ok(made) => made.map_err(|why| format!("its worker at {} cannot be reached: {why}", self.worker.door)),
             Err(_) => Err(late()),
@@ -105,10 +104,10 @@ impl Hop {
             Ok(requests) => *state = State { requests: Some(requests.clone()), failed: None },
             Err(why) => *state = State { requests: None, failed: Some((Instant::now(), why.clone())) },
         }
-        made
+        made.map(|requests| requests.turn())
     }
 
-    async fn connect(&self, http2: &Http2, tasks: &TaskTracker) -> Result<Requests, String> {
+    async fn connect(&self, http2: &Http2) -> Result<Requests, String> {
         let identity = self.credentials.get().ok_or("this edge has no certificate of the platform yet")?;
         let in_words = |error: io::Error| error.to_string();
         let stream = TcpStream::connect(self.worker.door).await.map_err(in_words)?;
@@ -120,7 +119,8 @@ impl Hop {
         }
         let (requests, mut carrying) = http2.begin(stream).await.map_err(|error| Report(&error).to_string())?;
         let worker = self.worker.clone();
-        tasks.spawn(async move {
+        // It is no work of its own: whoever sends requests over it is waited for.
+        tokio::spawn(async move {
             let pings = carrying.ping_pong();
             tokio::select! {
                 ended = carrying => if let Err(error) = ended {

@@ -19,7 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::support::*;
+use crate::{http2, support::*};
 
 /// A program that answers each request like this.
 async fn program<F>(
@@ -205,4 +205,109 @@ async fn a_request_that_meets_its_goodbye_is_sent_over_another_connection() {
     let request = Request::post("/").header("host", host("shop")).body(full("paid once")).unwrap();
     let answer = world.send(request).await;
     assert_eq!((answer.status, connections.load(SeqCst)), (StatusCode::CREATED, 2), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_program_that_takes_few_requests_over_a_connection_gets_more_connections() {
+    const AT_A_TIME: u32 = 2;
+    let mut world = World::start().await;
+    let machine = Machine::of("shop").h2_backend();
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    let all_are_there = Arc::new(tokio::sync::Barrier::new(10));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let all_are_there = all_are_there.clone();
+            tokio::spawn(async move {
+                let mut settings = server::Builder::new();
+                let connection = settings.max_concurrent_streams(AT_A_TIME).handshake::<_, Bytes>(stream);
+                let mut connection = connection.await.unwrap();
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    let all_are_there = all_are_there.clone();
+                    tokio::spawn(async move {
+                        all_are_there.wait().await;
+                        respond.send_response(Response::new(()), true).unwrap();
+                    });
+                }
+            });
+        }
+    });
+    world.know(&[&machine]).await;
+    // The first one learns how many that program takes.
+    let requests = (0..10).map(|nth| {
+        let world = &world;
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(20 * nth)).await;
+            world.get("shop", "/").await.status
+        }
+    });
+    let answers = within(futures_util::future::join_all(requests)).await;
+    assert_eq!(answers, [StatusCode::OK; 10]);
+}
+
+#[tokio::test]
+async fn it_hears_of_a_client_that_left_though_it_takes_nothing_of_what_that_said() {
+    let (left, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let world = world(move |request, mut respond| {
+        let left = left.clone();
+        async move {
+            let mut content = respond.send_response(Response::new(()), false).unwrap();
+            let reason = std::future::poll_fn(|cx| content.poll_reset(cx)).await.unwrap();
+            // It was never read.
+            drop(request);
+            left.send(reason).unwrap();
+        }
+    })
+    .await;
+    let mut client = http2::Client::connect(&world, &[]).await;
+    client.say(&[http2::frame(1, 4, 1, &http2::request("POST", "shop.dunlin.localhost", &[]))]).await;
+    // More than a program's library takes unread.
+    for _ in 0..6 {
+        client.say(&[http2::frame(0, 0, 1, &[b'x'; 16_000])]).await;
+    }
+    assert_eq!(client.hear_of(1).await.unwrap().field(":status"), Some("200"));
+    client.say(&[http2::frame(3, 0, 1, &8_u32.to_be_bytes())]).await;
+    assert_eq!(within(hears.recv()).await.unwrap(), Reason::CANCEL);
+}
+
+#[tokio::test]
+async fn it_cannot_make_a_client_switch_protocols() {
+    let world = world(|_, mut respond| async move {
+        respond.send_informational(status(StatusCode::SWITCHING_PROTOCOLS)).unwrap();
+        respond.send_response(Response::new(()), true).unwrap();
+    })
+    .await;
+    let answer = world.get("shop", "/").await;
+    assert_eq!(answer.status, StatusCode::BAD_GATEWAY, "{}", answer.body);
+    assert!(answer.body.contains("switched protocols"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_many_answers_does_not_end_the_others() {
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let pass = gate.clone();
+    let world = world(move |request, mut respond| {
+        let pass = pass.clone();
+        async move {
+            if request.uri().path() == "/well" {
+                pass.acquire().await.unwrap().forget();
+                return drop(respond.send_response(Response::new(()), true).unwrap());
+            }
+            let mut response = Response::new(());
+            for nth in 0..100 {
+                let name: http::HeaderName = format!("x-{nth}").parse().unwrap();
+                response.headers_mut().insert(name, "y".repeat(2000).parse().unwrap());
+            }
+            drop(respond.send_response(response, true));
+        }
+    })
+    .await;
+    let well = world.get("shop", "/well");
+    let others = async {
+        for _ in 0..1100 {
+            assert_eq!(world.get("shop", "/").await.status, StatusCode::BAD_GATEWAY);
+        }
+        gate.add_permits(1);
+    };
+    let (well, ()) = tokio::join!(well, others);
+    assert_eq!(well.status, StatusCode::OK, "{}", well.body);
 }

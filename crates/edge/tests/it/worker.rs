@@ -174,6 +174,31 @@ async fn requests_of_both_versions_reach_a_machine_of_another_host_with_bodies_a
 }
 
 #[tokio::test]
+async fn trailers_that_a_connection_between_hosts_cannot_carry_do_not_break_the_answer() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let machine = Machine::of("shop");
+    let listener = TcpListener::bind(machine.address()).await.unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_head(&mut stream).await;
+        let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\ndone\r\n0\r\n\
+            Connection: x\r\nUpgrade: y\r\nTE: gzip\r\nX-Checksum: 7\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let _ = stream.read(&mut [0]).await;
+    });
+    host.know(&[&machine]).await;
+    far.know(&[(&machine, &worker)]).await;
+    let mut sender = connect_h2(far.world.http()).await;
+    let request = Request::get("http://shop.dunlin.localhost/").version(Version::HTTP_2).header("te", "trailers");
+    let answer = within(sender.send_request(request.body(Empty::<Bytes>::new()).unwrap())).await.unwrap();
+    let answer = Answer::read(answer).await.unwrap();
+    assert_eq!(answer.body, "done");
+    let trailers: Vec<_> = answer.trailers.unwrap().keys().map(ToString::to_string).collect();
+    assert_eq!(trailers, ["x-checksum"]);
+}
+
+#[tokio::test]
 async fn nobody_forges_what_edges_and_workers_say_to_each_other() {
     let authority = Authority::new();
     let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
@@ -279,6 +304,38 @@ async fn bytes_pass_to_another_host_and_each_way_ends_by_itself() {
     let mut back = Vec::new();
     within(client.read_to_end(&mut back)).await.unwrap();
     assert!(back == sent);
+}
+
+#[tokio::test]
+async fn what_is_said_last_to_another_host_is_heard_though_nobody_listens_there_any_more() {
+    let (_host, far, listener) = raw(&Authority::new()).await;
+    // Room between hosts is given in large steps; of so many lengths one ends where there is none.
+    for nth in 0..8 {
+        let mut client = TcpStream::connect((far.world.ip, 7000)).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        let (mut program, _) = within(listener.accept()).await.unwrap();
+        within(program.read_exact(&mut [0])).await.unwrap();
+        program.shutdown().await.unwrap();
+        assert_eq!(within(client.read(&mut [0])).await.unwrap(), 0);
+        let sent = vec![b'z'; 5_000_000 + nth * 65_536];
+        let length = sent.len();
+        let saying = tokio::spawn(async move {
+            client.write_all(&sent).await.unwrap();
+            client.shutdown().await.unwrap();
+            client
+        });
+        // The program reads slowly, so that what is between them is full to the end.
+        let (mut heard, mut room) = (0, vec![0; 65_536]);
+        loop {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            match within(program.read(&mut room)).await {
+                Ok(0) => break,
+                read => heard += read.unwrap(),
+            }
+        }
+        assert_eq!(heard, length);
+        within(saying).await.unwrap();
+    }
 }
 
 #[tokio::test]
