@@ -2,6 +2,7 @@
 
 mod answer;
 mod body;
+mod content;
 mod dial;
 mod exchange;
 mod kept;
@@ -11,11 +12,10 @@ mod streams;
 
 pub use answer::{AnswerBody, Answered};
 pub use body::RequestBody;
+pub use content::{Content, is_expecting, pump, tell_length};
 pub use dial::{Dialer, Failed, keep_alive};
 pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
 pub use line::Line;
 pub use pool::Pool;
-pub use streams::{
-    Content, GIVEN_UP, Http2, MAX_WINDOW, Requests, STREAM_WINDOW, Turn, is_expecting, not_there, pump, tell_length,
-};
+pub use streams::{GIVEN_UP, Http2, MAX_WINDOW, Requests, STREAM_WINDOW, Turn, not_there};
