@@ -3,11 +3,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use catalog::{Door, Snapshot};
 use kit::report::Report;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{Sockets, accept, bind};
@@ -18,7 +19,9 @@ pub struct Doors {
     sockets: Arc<Sockets>,
     addresses: Vec<IpAddr>,
     reserved: BTreeSet<u16>,
-    open: Mutex<BTreeMap<u16, CancellationToken>>,
+    open: Mutex<BTreeMap<u16, Open>>,
+    /// The sockets of ports that were closed a moment ago, as long as somebody still has them.
+    closing: Mutex<Vec<Weak<TcpListener>>>,
     /// Ports whose trouble has been told.
     told: Mutex<BTreeSet<u16>>,
     /// The doors that are all as they should be, so that the same again need no look.
@@ -35,6 +38,7 @@ impl Doors {
             addresses,
             reserved,
             open: Mutex::default(),
+            closing: Mutex::default(),
             told: Mutex::default(),
             done: Mutex::default(),
             datagrams,
@@ -60,20 +64,23 @@ impl Doors {
             return complete;
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|port, closed| {
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|port, door| {
             let stays = snapshot.doors.contains_key(port);
             if !stays {
-                closed.cancel();
+                door.closed.cancel();
+                closing.append(&mut door.listeners);
             }
             stays
         });
+        closing.retain(|listener| listener.strong_count() > 0);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|port| snapshot.doors.contains_key(port));
         let mut all = true;
         for port in snapshot.doors.keys().filter(|port| !open.contains_key(port)).copied().collect::<Vec<_>>() {
-            match self.open(context, port) {
-                Ok(closed) => {
-                    open.insert(port, closed);
+            match self.open(context, port, &closing) {
+                Ok(door) => {
+                    open.insert(port, door);
                     told.remove(&port);
                 }
                 Err(trouble) => {
@@ -89,18 +96,34 @@ impl Doors {
         complete
     }
 
-    fn open(&self, context: &Arc<Context>, port: u16) -> Result<CancellationToken, Trouble> {
+    fn open(&self, context: &Arc<Context>, port: u16, closing: &[Weak<TcpListener>]) -> Result<Open, Trouble> {
         if self.reserved.contains(&port) {
             return Err(Trouble::Reserved);
         }
         let addresses = self.addresses.iter().map(|ip| SocketAddr::new(*ip, port));
-        let listeners: Result<Vec<_>, _> = addresses.map(|address| bind(&self.sockets, address, "http")).collect();
+        // Until it is closed a socket has its address for itself, and serves the next one who wants that as well.
+        let still_there = |address: SocketAddr| {
+            let mut closing = closing.iter().filter_map(Weak::upgrade);
+            closing.find(|listener| listener.local_addr().is_ok_and(|at| at == address))
+        };
+        let listeners = addresses.map(|address| match still_there(address) {
+            Some(listener) => Ok(listener),
+            None => bind(&self.sockets, address, "http"),
+        });
+        let listeners: Vec<_> = listeners.collect::<Result<_, _>>().map_err(Trouble::Closed)?;
         let closed = CancellationToken::new();
-        for listener in listeners.map_err(Trouble::Closed)? {
+        let door = Open { closed: closed.clone(), listeners: listeners.iter().map(Arc::downgrade).collect() };
+        for listener in listeners {
             context.tasks.spawn(accept(context.clone(), listener, port, closed.clone()));
         }
-        Ok(closed)
+        Ok(door)
     }
+}
+
+/// An open port.
+struct Open {
+    closed: CancellationToken,
+    listeners: Vec<Weak<TcpListener>>,
 }
 
 /// Why a port stays closed.
