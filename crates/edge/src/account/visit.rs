@@ -14,6 +14,9 @@ use crate::{
     machine::{AppState, Machine},
 };
 
+/// What the record says of a request whose client left before its answer: nginx's status for that.
+const CLIENT_LEFT: u16 = 499;
+
 /// What is known of a request so far. Dropping it closes the account: its record is written.
 pub struct Account {
     journal: Arc<Journal>,
@@ -116,15 +119,18 @@ impl Drop for Account {
     fn drop(&mut self) {
         let Some(app) = &self.app else { return };
         self.journal.access(app, self.machine.as_ref().map(|machine| &machine.id), |now| {
-            let (status, first_byte) = self.answer.unwrap_or_default();
+            // Whoever left before that has no answer: as others write it, too.
+            let (status, first_byte) =
+                self.answer.map_or((CLIENT_LEFT, Duration::ZERO), |(status, took)| (status.as_u16(), took));
+            let code = self.code.or_else(|| self.answer.is_none().then_some("PH06"));
             Record {
                 method: &self.method,
                 target: self.target.as_ref().map_or("/", PathAndQuery::as_str),
                 host: self.host.as_deref().unwrap_or_default(),
                 version: self.version,
                 client: self.client,
-                status: status.as_u16(),
-                code: self.code,
+                status,
+                code,
                 bytes_out: self.bytes_out,
                 first_byte,
                 total: now.saturating_duration_since(self.began),

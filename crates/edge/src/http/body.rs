@@ -136,12 +136,16 @@ impl Body for ResponseBody {
     }
 }
 
-/// A body that may come in bulk.
+/// A body that does not only come by frames: it may come in bulk, and its request may still be on its way.
 pub trait Bulk {
     /// What of it may be moved past the edge, now.
     fn bulk(&mut self) -> Option<&mut AnswerContent>;
     /// So many bytes of it went past.
     fn went_past(&mut self, bytes: usize);
+    /// It broke off on its way past.
+    fn broke_off(&mut self, error: &BoxError);
+    /// Sends what there is of the request, while the client takes no more of the answer.
+    fn send_rest(&mut self, cx: &mut Context<'_>);
 }
 
 impl Bulk for ResponseBody {
@@ -152,6 +156,23 @@ impl Bulk for ResponseBody {
     }
 
     fn went_past(&mut self, _: usize) {}
+
+    fn broke_off(&mut self, error: &BoxError) {
+        if let Self::Machine(body) = self {
+            body.broke_off(error);
+        }
+    }
+
+    fn send_rest(&mut self, cx: &mut Context<'_>) {
+        let answer = match self {
+            Self::Machine(body) => &mut body.inner,
+            Self::Compressed(body) => &mut body.inner_mut().inner,
+            Self::Platform(_) | Self::Whole(_) => return,
+        };
+        if let AnswerBody::Http1(content) = answer {
+            content.send_rest(cx);
+        }
+    }
 }
 
 impl Bulk for ClientBody {
@@ -161,6 +182,15 @@ impl Bulk for ClientBody {
 
     fn went_past(&mut self, bytes: usize) {
         self.account.went_out(bytes);
+    }
+
+    fn broke_off(&mut self, error: &BoxError) {
+        self.account.failed("PC05");
+        self.body.broke_off(error);
+    }
+
+    fn send_rest(&mut self, cx: &mut Context<'_>) {
+        self.body.send_rest(cx);
     }
 }
 

@@ -364,7 +364,8 @@ impl AnswerContent {
         let is_long = self.decoder.rest().is_some_and(|rest| rest >= WORTHWHILE as u64);
         let is_free = |sending: &Sending| {
             let wire = &sending.link.wire;
-            sending.content.is_none() && wire.inbox.is_empty() && wire.stream.bare().is_some()
+            let is_sent = sending.content.is_none() && (wire.is_flushed() || sending.refused.is_some());
+            is_sent && wire.inbox.is_empty() && wire.stream.bare().is_some()
         };
         is_long && self.sending.as_ref().is_some_and(is_free)
     }
@@ -380,6 +381,13 @@ impl AnswerContent {
         self.decoder.passed_by(taken as u64);
         self.end_if_ended();
         Poll::Ready(Ok(taken))
+    }
+
+    /// Sends what there is of the request, while nobody reads the answer.
+    pub fn send_rest(&mut self, cx: &mut Context<'_>) {
+        if let Some(sending) = &mut self.sending {
+            let _ = sending.poll(cx);
+        }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, BoxError>> {
@@ -425,5 +433,39 @@ impl Body for AnswerContent {
 
     fn size_hint(&self) -> SizeHint {
         self.decoder.rest().map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::plain::Plain;
+
+    #[tokio::test]
+    async fn content_goes_past_the_edge_only_once_the_request_has_left() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let machine = Arc::new(Machine::new(model::MachineId::from_random([1; 7])));
+        let mut link = Link::new(Line::Left(Plain::new(stream)), machine);
+        link.wire.outbox.text().extend_from_slice(b"the end of the request");
+        let sending = Sending {
+            link,
+            content: None,
+            encoder: Encoder::new(Framing::Empty),
+            holds: false,
+            before: 0,
+            refused: None,
+        };
+        let decoder = Decoder::new(Framing::Length(10 * WORTHWHILE as u64));
+        let mut content = AnswerContent { sending: Some(sending), decoder, home: None, switched: false };
+        assert!(!content.is_bulk(), "nobody would send what is left");
+        poll_fn(|cx| {
+            content.send_rest(cx);
+            Poll::Ready(())
+        })
+        .await;
+        assert!(content.is_bulk());
     }
 }

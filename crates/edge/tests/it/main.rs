@@ -7,6 +7,7 @@ mod content;
 mod curl;
 mod distance;
 mod downgrade;
+mod early;
 mod errors;
 mod expect;
 mod faults;

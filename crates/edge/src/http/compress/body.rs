@@ -51,6 +51,11 @@ impl<B> Compressed<B> {
         Self { inner, rest: Bytes::new(), phase: Phase::New, coding, _place: place }
     }
 
+    /// What is compressed.
+    pub fn inner_mut(&mut self) -> &mut B {
+        &mut self.inner
+    }
+
     /// Compresses a piece of what has come.
     fn compress_piece(&mut self) -> io::Result<usize> {
         let piece = self.rest.split_to(self.rest.len().min(PIECE_BYTES));

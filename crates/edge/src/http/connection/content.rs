@@ -5,7 +5,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -30,6 +30,10 @@ pub struct Conversation {
     turn: u64,
     /// The client waits to be told that its content is wanted (RFC 9110, 10.1.1).
     pub waits: bool,
+    /// The content of the present request broke off.
+    is_broken: bool,
+    /// Whoever looks whether the client is there, which cannot be seen before all of the content was read.
+    looks: Option<Waker>,
 }
 
 /// A conversation, shared. It is locked for one step at a time.
@@ -39,7 +43,8 @@ pub struct Talk(Arc<Mutex<Conversation>>);
 impl Talk {
     /// A conversation in which nothing has been said.
     pub fn new(wire: Wire<AnyStream>) -> Self {
-        let conversation = Conversation { wire, decoder: Decoder::new(Framing::Empty), turn: 0, waits: false };
+        let decoder = Decoder::new(Framing::Empty);
+        let conversation = Conversation { wire, decoder, turn: 0, waits: false, is_broken: false, looks: None };
         Self(Arc::new(Mutex::new(conversation)))
     }
 
@@ -107,7 +112,7 @@ impl Conversation {
     /// The content of the request whose head was just read. `talk` is this conversation.
     pub fn content(&mut self, talk: &Talk, framing: Framing, waits: bool) -> Content {
         self.turn += 1;
-        (self.decoder, self.waits) = (Decoder::new(framing), waits);
+        (self.decoder, self.waits, self.is_broken) = (Decoder::new(framing), waits, false);
         Content { talk: talk.clone(), turn: self.turn }
     }
 
@@ -124,7 +129,16 @@ impl Conversation {
         if !self.wire.is_flushed() && matches!(self.wire.poll_flush(cx), Poll::Ready(Err(_))) {
             return true;
         }
+        if self.is_broken {
+            return true;
+        }
         // Content that nobody has read yet would be in the way.
+        if !self.decoder.is_ended() {
+            let is_known = self.looks.as_ref().is_some_and(|looks| looks.will_wake(cx.waker()));
+            if !is_known {
+                self.looks = Some(cx.waker().clone());
+            }
+        }
         while self.decoder.is_ended() && self.wire.inbox.len() < MAX_EARLY {
             match self.wire.poll_fill(cx) {
                 Poll::Ready(Ok(read)) if read > 0 => {}
@@ -174,7 +188,13 @@ impl Body for Content {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let over = || io::Error::new(io::ErrorKind::BrokenPipe, "the request is over");
         let Some(mut conversation) = self.present() else { return Poll::Ready(Some(Err(over().into()))) };
-        Poll::Ready(match ready!(conversation.poll_piece(cx)) {
+        let piece = ready!(conversation.poll_piece(cx));
+        conversation.is_broken |= piece.is_err();
+        if conversation.is_broken || conversation.decoder.is_ended() {
+            // The client can be looked for from now on, perhaps by another task than this.
+            conversation.looks.take().into_iter().for_each(Waker::wake);
+        }
+        Poll::Ready(match piece {
             Ok(Piece::Data(data)) => Some(Ok(Frame::data(data))),
             Ok(Piece::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
             Ok(Piece::End | Piece::More) => None,

@@ -48,6 +48,8 @@ pub struct Reply<B> {
     keeps_alive: bool,
     /// There is no room for more of it until something has left.
     is_full: bool,
+    /// Why there is no more of it. What there was goes out first.
+    broken: Option<BoxError>,
     pipe: Pipe,
 }
 
@@ -67,6 +69,7 @@ where
     /// Writes the head. `keeps_alive` says whether the connection may go on after it.
     pub fn begin(talk: &Talk, answer: Answer<B>, asked: &Asked, keeps_alive: bool) -> Self {
         let framing = framing(answer.status, &answer.body, asked);
+        let is_here = framing != Framing::Empty && !answer.body.is_end_stream();
         let mut conversation = talk.lock();
         // Whoever was never asked for his content may send it or not: what comes next would be either. From here on it is
         // too late to ask.
@@ -75,10 +78,10 @@ where
         let keeps_alive = write_head(text, &answer, asked, keeps_alive && framing != Framing::ToClose);
         announce(text, framing);
         text.extend_from_slice(b"\r\n");
-        let body = Some(answer.body).filter(|body| framing != Framing::Empty && !body.is_end_stream());
+        let body = Some(answer.body).filter(|_| is_here);
         let (encoder, is_full) = (Encoder::new(framing), conversation.wire.outbox.is_full());
         let (trailers, pipe) = (asked.trailers, Pipe::default());
-        let mut reply = Self { body, encoder, trailers, keeps_alive, is_full, pipe };
+        let mut reply = Self { body, encoder, trailers, keeps_alive, is_full, broken: None, pipe };
         if reply.body.is_none() && framing != Framing::Empty {
             reply.keeps_alive &= encoder.end(&mut conversation.wire.outbox, None).is_ok();
         }
@@ -99,12 +102,18 @@ where
                 Some(body) if !is_bulk && !self.is_full => {
                     Pin::new(&mut *body).poll_frame(cx).map(|frame| (frame, body.is_end_stream()))
                 }
-                _ => Poll::Pending,
+                Some(body) => {
+                    body.send_rest(cx);
+                    Poll::Pending
+                }
+                None => Poll::Pending,
             };
             let mut conversation = talk.lock();
             let wire = &mut conversation.wire;
             if let Poll::Ready((frame, is_last)) = piece {
-                self.take(frame, is_last, &mut wire.outbox)?;
+                if let Err(error) = self.take(frame, is_last, &mut wire.outbox) {
+                    (self.body, self.broken) = (None, Some(error));
+                }
                 self.is_full = wire.outbox.is_full();
                 if self.body.is_some() && !self.is_full {
                     continue;
@@ -115,6 +124,9 @@ where
                 let flushed = wire.poll_flush(cx);
                 self.is_full = wire.outbox.is_full();
                 ready!(flushed)?;
+            }
+            if let Some(error) = self.broken.take() {
+                return Poll::Ready(Err(error));
             }
             if self.body.is_none() {
                 let is_read = conversation.end_turn();
@@ -140,7 +152,7 @@ where
         let stream = &mut conversation.wire.stream;
         let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
         if let Some(content) = body.bulk().filter(|_| self.pipe.is_empty()) {
-            let taken = ready!(content.poll_past(cx, &mut self.pipe))?;
+            let taken = ready!(content.poll_past(cx, &mut self.pipe)).inspect_err(|error| body.broke_off(error))?;
             self.encoder.passed_by(taken as u64);
             body.went_past(taken);
         }

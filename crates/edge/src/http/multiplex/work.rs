@@ -22,7 +22,7 @@ use super::shared::{Bell, Content, Shared};
 use crate::{
     http::{
         answer::Answer,
-        body::{ClientBody, ResponseBody},
+        body::{Bulk, ClientBody, ResponseBody},
         date::with_date,
         headers,
         upgrade::HandedOver,
@@ -125,7 +125,13 @@ impl Seat {
                         None => break Step::Over,
                     }
                 }
-                Work::Sending(body, rest) => break turn.send(body, rest),
+                Work::Sending(body, rest) => {
+                    let step = turn.send(body, rest);
+                    if matches!(step, Step::Held | Step::Full) {
+                        body.send_rest(&mut turn.cx);
+                    }
+                    break step;
+                }
                 Work::Tunnel(tunnel) => break tunnel.step(&mut turn),
             }
         };
