@@ -1,6 +1,14 @@
 //! Connecting to a machine and sending it a request.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use http::{
     Method, Request, Response, Uri, Version,
@@ -12,14 +20,14 @@ use model::AppName;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::TcpStream,
-    time::{Instant, error::Elapsed, timeout_at},
+    time::{Instant, error::Elapsed, sleep, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Answered, Content, Http2, Line, RequestBody, Turn,
+    Answered, Content, Http2, Line, RequestBody, Requests, Turn,
     exchange::{Link, Lost, Patience, Why, exchange},
-    pool::{Home, Keeper, Shared},
+    pool::{Choice, Home, Keeper, Pool},
     streams::NoAnswer,
 };
 use crate::{
@@ -33,11 +41,11 @@ use crate::{
     worker::{Errand, Hop, Said, Tunnel, Verdict, Want, fields, speak},
 };
 
+/// How often it is looked whether there is room for another request over HTTP/2 where there soon will be.
+const LOOK: Duration = Duration::from_millis(2);
 /// When nothing has passed over a connection for so long, the kernel at its other end is asked whether it is there; so often at
 /// most, this far apart.
 const KEEP_ALIVE: (Duration, u32, Duration) = (Duration::from_secs(20), 4, Duration::from_secs(5));
-/// How long it may take nothing of what it is sent: a program that does not read is given that time, too.
-const UNTAKEN: Duration = Duration::from_secs(300);
 
 /// Opens connections to machines and sends requests over them.
 pub struct Dialer {
@@ -62,8 +70,10 @@ impl Dialer {
     /// A dialer whose connections are tasks of `tasks`.
     pub fn new(bounds: &Bounds, tasks: TaskTracker, stopping: CancellationToken) -> Self {
         let patience = Patience { head_bytes: bounds.header_bytes.max(8192), answer: bounds.answer };
-        let (to_machines, to_workers) =
-            (Http2::to_machines(patience.head_bytes), Http2::to_workers(patience.head_bytes));
+        let (to_machines, to_workers) = (
+            Http2::to_machines(patience.head_bytes, tasks.clone()),
+            Http2::to_workers(patience.head_bytes, tasks.clone()),
+        );
         let keeper = Arc::new(Keeper { tasks, stopping });
         Self { connect: bounds.connect, patience, to_machines, to_workers, keeper }
     }
@@ -317,10 +327,36 @@ impl Dialer {
     /// Leave to send a request over one of the HTTP/2 connections to a target.
     async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<Turn, Refusal> {
         let Lease { target, epoch } = lease;
-        let mut shared = target.pool.shared.lock().await;
-        if let Some(turn) = Shared::choose(&mut shared, *epoch) {
-            return Ok(turn);
+        let (Pool { shared, connecting, .. }, end) = (&*target.pool, self.connect_by(by));
+        loop {
+            let locked = timeout_at(end, shared.lock()).await;
+            let mut all = locked.map_err(|_| unreachable(target, &io::ErrorKind::TimedOut.into()))?;
+            let full = match all.choose(*epoch) {
+                Choice::Turn(turn) => return Ok(turn),
+                Choice::First => return Ok(all.add(self.begin_h2(target, by).await?, *epoch)),
+                Choice::Another(turn) if !connecting.swap(true, SeqCst) => {
+                    // Meanwhile others use what is there.
+                    drop(all);
+                    let _connecting = Connecting(connecting);
+                    let begun = self.begin_h2(target, by).await;
+                    return Ok(match begun {
+                        Ok(requests) => shared.lock().await.add(requests, *epoch),
+                        Err(_) => turn,
+                    });
+                }
+                Choice::Another(turn) | Choice::Unknown(turn) => turn,
+            };
+            drop(all);
+            if Instant::now() >= end {
+                return Ok(full);
+            }
+            drop(full);
+            sleep(LOOK).await;
         }
+    }
+
+    /// A new HTTP/2 connection to a target.
+    async fn begin_h2(&self, target: &Target, by: Option<Instant>) -> Result<Requests, Refusal> {
         let stream = self.connect_near(target, by).await?;
         let (requests, carrying) = self.to_machines.begin(stream).await.map_err(|error| cause_of(target, &error))?;
         let machine = target.machine.clone();
@@ -329,9 +365,16 @@ impl Dialer {
             let _ = carrying.await;
             machine.metrics().disconnects.one();
         });
-        let turn = requests.turn();
-        shared.push(Shared { requests, epoch: *epoch });
-        Ok(turn)
+        Ok(requests)
+    }
+}
+
+/// While it lives, another connection is being made.
+struct Connecting<'p>(&'p AtomicBool);
+
+impl Drop for Connecting<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
     }
 }
 
@@ -368,8 +411,7 @@ fn unreachable(target: &Target, error: &io::Error) -> Refusal {
 pub fn keep_alive(stream: &TcpStream) {
     let (time, retries, interval) = KEEP_ALIVE;
     let keep_alive = TcpKeepalive::new().with_time(time).with_retries(retries).with_interval(interval);
-    let socket = SockRef::from(stream);
-    let _ = socket.set_tcp_keepalive(&keep_alive).and_then(|()| socket.set_tcp_user_timeout(Some(UNTAKEN)));
+    let _ = SockRef::from(stream).set_tcp_keepalive(&keep_alive);
 }
 
 /// A worker's answer; what goes wrong is told in words.

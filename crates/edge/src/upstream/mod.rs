@@ -18,4 +18,4 @@ pub use exchange::AnswerContent;
 pub use kept::{KeepBounds, KeptBody};
 pub use line::Line;
 pub use pool::Pool;
-pub use streams::{GIVEN_UP, Http2, MAX_WINDOW, Requests, STREAM_WINDOW, Turn, not_there};
+pub use streams::{GIVEN_UP, Http2, MAX_WINDOW, Requests, SMALL_FRAMES, STREAM_WINDOW, Turn, not_there};

@@ -5,7 +5,7 @@
 //! belongs to the life of the machine that it was made in, and is never used in a later one.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -24,8 +24,10 @@ const MAX_IDLE: usize = 1024;
 #[derive(Default)]
 pub struct Pool {
     idle: Mutex<Shelf>,
-    /// HTTP/2 connections; locked while one is being made, so that it is made once.
-    pub(super) shared: tokio::sync::Mutex<Vec<Shared>>,
+    /// HTTP/2 connections; locked while the first one is being made, so that it is made once.
+    pub(super) shared: tokio::sync::Mutex<Shared>,
+    /// Another one is being made.
+    pub(super) connecting: AtomicBool,
     /// Who looks after the idle ones, once there are some.
     keeper: OnceLock<Arc<Keeper>>,
 }
@@ -45,28 +47,67 @@ struct Idle {
     epoch: u64,
 }
 
-/// An HTTP/2 connection and the life of the machine it was made in.
+/// HTTP/2 connections to one port of one machine.
+#[derive(Default)]
 pub(super) struct Shared {
-    pub(super) requests: Requests,
-    pub(super) epoch: u64,
+    all: Vec<Used>,
+}
+
+/// An HTTP/2 connection.
+struct Used {
+    requests: Requests,
+    /// The life of the machine that it was made in.
+    epoch: u64,
+    /// When it was used last.
+    last: Instant,
+}
+
+/// Over what a request may be sent.
+pub(super) enum Choice {
+    /// One of the connections that are there.
+    Turn(Turn),
+    /// One that has to be made: there is none.
+    First,
+    /// One that should be made: all are full. If there can be no other, this one is the best.
+    Another(Turn),
+    /// Soon it will be known how many requests the newest one takes. If not, this one is the best.
+    Unknown(Turn),
 }
 
 /// How many HTTP/2 connections there are to one port of one machine. Where all are full the next request waits.
 const MAX_SHARED: usize = 64;
 
 impl Shared {
-    /// Leave to send a request over one of these connections, if there is room or there may be no more of them.
-    pub(super) fn choose(all: &mut Vec<Self>, epoch: u64) -> Option<Turn> {
-        let mut idle = 0;
-        all.retain(|it| {
-            idle += usize::from(it.requests.under_way() == 0);
-            // The first one is kept when nothing is under way.
-            let is_wanted = it.requests.under_way() > 0 || idle == 1;
-            is_wanted && it.epoch == epoch && it.requests.is_good()
+    /// Gives up all of them.
+    fn clear(&mut self) {
+        self.all.clear();
+    }
+
+    /// A connection that was just made.
+    pub(super) fn add(&mut self, requests: Requests, epoch: u64) -> Turn {
+        let turn = requests.turn();
+        self.all.push(Used { requests, epoch, last: Instant::now() });
+        turn
+    }
+
+    /// Over which of these connections the next request goes.
+    pub(super) fn choose(&mut self, epoch: u64) -> Choice {
+        self.all.retain(|it| it.epoch == epoch && it.requests.is_good());
+        let mut is_first = true;
+        self.all.retain(|it| {
+            let lies_idle = it.requests.under_way() == 0 && it.last.elapsed() >= KEEP_IDLE;
+            std::mem::take(&mut is_first) || !lies_idle
         });
-        let has_room = all.iter().find(|it| it.requests.has_room());
-        let least = || all.iter().min_by_key(|it| it.requests.under_way()).filter(|_| all.len() >= MAX_SHARED);
-        has_room.or_else(least).map(|it| it.requests.turn())
+        if let Some(used) = self.all.iter_mut().find(|it| it.requests.has_room()) {
+            used.last = Instant::now();
+            return Choice::Turn(used.requests.turn());
+        }
+        match self.all.iter().min_by_key(|it| it.requests.under_way()).map(|it| it.requests.turn()) {
+            None => Choice::First,
+            Some(turn) if !self.all.iter().all(|it| it.requests.is_known()) => Choice::Unknown(turn),
+            Some(turn) if self.all.len() < MAX_SHARED => Choice::Another(turn),
+            Some(turn) => Choice::Turn(turn),
+        }
     }
 }
 

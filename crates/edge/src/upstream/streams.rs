@@ -13,7 +13,10 @@ use std::{
     future::{pending, poll_fn},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -21,14 +24,15 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use h2::{Ping, PingPong, SendStream, client};
+use h2::{Ping, PingPong, client};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{Mutex, oneshot},
+    sync::{Mutex, Notify, OwnedMutexGuard, oneshot},
     time::{sleep, timeout},
 };
+use tokio_util::task::TaskTracker;
 
 use super::{
     Content, RequestBody,
@@ -37,20 +41,27 @@ use super::{
 };
 use crate::{gathered::Gathered, http::Interim, options::BoxError};
 
-/// How much of the content of one stream comes before somebody takes it.
+/// How much of the content of one stream comes before somebody takes it: from another host, which may be far, and from a
+/// machine of this one.
 pub const STREAM_WINDOW: u32 = 1 << 20;
+const MACHINES_WINDOW: u32 = 256 << 10;
 /// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many streams wait for who takes them, the others go on.
 pub const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// How many streams that were given up are remembered, and for how long: what still comes for them is no mistake.
 pub const GIVEN_UP: (usize, Duration) = (4096, Duration::from_secs(10));
 /// What frames that hold hardly anything may take of memory, before somebody reads them: in a connection to a machine, and in
 /// one between hosts, which all apps share.
-const SMALL_FRAMES: (usize, usize) = (16 << 20, 256 << 20);
-/// How many streams may be begun before the other side has said how many it takes.
-const FIRST_STREAMS: usize = 100;
-/// After so long the worker of another host is asked whether it is there; so long it has to answer.
+const MACHINES_SMALL_FRAMES: usize = 64 << 20;
+pub const SMALL_FRAMES: usize = 256 << 20;
+/// How many streams the other side takes as long as it has not said so; nobody can say this. One may be begun meanwhile.
+const NOT_SAID: usize = usize::MAX - 1;
+/// How often it is looked whether there is a place where nobody tells of it: once the other side has said how many it takes,
+/// and before.
+const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_millis(2));
+/// After so long the worker of another host is asked whether it is there; so long it has to say so, behind all that is on its
+/// way already.
 const QUIET: Duration = Duration::from_secs(20);
-const ANSWER: Duration = Duration::from_secs(10);
+const PONG: Duration = Duration::from_secs(30);
 /// How long the worker of another host may take to say whether content is wanted. It always says so, but may have to wake
 /// the machine first.
 const WORKER_UNDECIDED: Duration = Duration::from_secs(10);
@@ -61,6 +72,8 @@ const LAST_WORDS: Duration = Duration::from_secs(60);
 /// Makes connections over HTTP/2.
 pub struct Http2 {
     settings: client::Builder,
+    /// What is left of requests is sent by these.
+    tasks: TaskTracker,
     /// How long the other side may take to say whether it wants content.
     undecided: Duration,
 }
@@ -69,30 +82,33 @@ pub struct Http2 {
 pub type Carrying<S> = client::Connection<Gathered<S>, Bytes>;
 
 impl Http2 {
-    /// Connections to machines, whose answers' heads are no longer than this.
-    pub fn to_machines(head_bytes: usize) -> Self {
-        Self::new(2 * head_bytes, SMALL_FRAMES.0, UNDECIDED)
+    /// Connections to machines, whose answers' heads are no longer than this over HTTP/1. In how many frames a head may come
+    /// follows from how long it may be, and some bytes take three and a half times their room on the way (RFC 7541, B).
+    pub fn to_machines(head_bytes: usize, tasks: TaskTracker) -> Self {
+        let mut http2 = Self::new(4 * head_bytes, tasks, UNDECIDED);
+        http2.settings.initial_window_size(MACHINES_WINDOW).data_frame_budget(MACHINES_SMALL_FRAMES);
+        http2
     }
 
-    /// Connections to the workers of other hosts, which pass on what machines say, with a little of their own.
-    pub fn to_workers(head_bytes: usize) -> Self {
-        Self::new(4 * head_bytes, SMALL_FRAMES.1, WORKER_UNDECIDED)
+    /// Connections to the workers of other hosts, which pass on what machines say, however much room it takes.
+    pub fn to_workers(head_bytes: usize, tasks: TaskTracker) -> Self {
+        Self::new(16 * head_bytes, tasks, WORKER_UNDECIDED)
     }
 
-    fn new(head_bytes: usize, small_frames: usize, undecided: Duration) -> Self {
+    fn new(head_bytes: usize, tasks: TaskTracker, undecided: Duration) -> Self {
         let mut settings = client::Builder::new();
         settings
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(MAX_WINDOW)
-            .initial_max_send_streams(FIRST_STREAMS)
+            .initial_max_send_streams(NOT_SAID)
             .enable_push(false)
             .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
-            .data_frame_budget(small_frames)
+            .data_frame_budget(SMALL_FRAMES)
             // What is wrong with one answer is no reason to give up all others.
             .max_local_error_reset_streams(None)
             .max_concurrent_reset_streams(GIVEN_UP.0)
             .reset_stream_duration(GIVEN_UP.1);
-        Self { settings, undecided }
+        Self { settings, tasks, undecided }
     }
 
     /// Begins to speak it.
@@ -101,8 +117,9 @@ impl Http2 {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (handle, carrying) = self.settings.handshake(Gathered::new(stream)).await?;
-        let (spare, under_way) = (handle.clone(), Arc::default());
-        Ok((Requests { handle: Arc::new(Mutex::new(handle)), spare, under_way, undecided: self.undecided }, carrying))
+        let (spare, places) = (handle.clone(), Arc::default());
+        let (tasks, undecided) = (self.tasks.clone(), self.undecided);
+        Ok((Requests { handle: Arc::new(Mutex::new(handle)), spare, places, tasks, undecided }, carrying))
     }
 }
 
@@ -111,7 +128,7 @@ pub async fn not_there(pings: Option<PingPong>) {
     let Some(mut pings) = pings else { return pending().await };
     loop {
         sleep(QUIET).await;
-        if !matches!(timeout(ANSWER, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
+        if !matches!(timeout(PONG, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
             return;
         }
     }
@@ -120,26 +137,48 @@ pub async fn not_there(pings: Option<PingPong>) {
 /// A connection that requests can be sent over.
 #[derive(Clone)]
 pub struct Requests {
-    /// Who sends has it until his stream is open: streams that wait for that could not be given up.
+    /// Who sends has it until his stream is open: one that waits for that cannot be taken back.
     handle: Arc<Mutex<client::SendRequest<Bytes>>>,
-    /// To be asked.
+    /// To be asked how the connection is, without waiting.
     spare: client::SendRequest<Bytes>,
-    under_way: Arc<AtomicUsize>,
+    places: Arc<Places>,
+    tasks: TaskTracker,
     undecided: Duration,
 }
 
+/// The places of a connection.
+#[derive(Default)]
+struct Places {
+    /// Requests that have been given leave to be sent over it.
+    under_way: AtomicUsize,
+    /// Those that have been sent.
+    open: AtomicUsize,
+    freed: Notify,
+}
+
 /// A request under way over a connection.
-struct UnderWay(Arc<AtomicUsize>);
+struct UnderWay(Arc<Places>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A request that was sent and has not ended.
+struct Open(Arc<Places>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, SeqCst);
+        self.0.freed.notify_one();
     }
 }
 
 /// A request whose answer is read, until this is dropped.
 pub struct Reading {
     _under_way: UnderWay,
+    _open: Open,
     /// Tells what sends the rest of the request.
     _ends: oneshot::Sender<()>,
 }
@@ -173,18 +212,28 @@ impl Requests {
 
     /// How many requests are under way.
     pub fn under_way(&self) -> usize {
-        self.under_way.load(Relaxed)
+        self.places.under_way.load(Relaxed)
     }
 
     /// Whether it has a place for another one.
     pub fn has_room(&self) -> bool {
-        self.under_way() < self.spare.current_max_send_streams()
+        self.under_way() < self.limit()
+    }
+
+    /// Whether the other side has said how many it takes at a time.
+    pub fn is_known(&self) -> bool {
+        self.spare.current_max_send_streams() != NOT_SAID
+    }
+
+    /// How many may be under way at a time.
+    fn limit(&self) -> usize {
+        if self.is_known() { self.spare.current_max_send_streams() } else { 1 }
     }
 
     /// Leave to send one more, whether there is room or not.
     pub fn turn(&self) -> Turn {
-        self.under_way.fetch_add(1, Relaxed);
-        Turn { under_way: UnderWay(self.under_way.clone()), requests: self.clone() }
+        self.places.under_way.fetch_add(1, Relaxed);
+        Turn { under_way: UnderWay(self.places.clone()), requests: self.clone() }
     }
 }
 
@@ -196,12 +245,19 @@ impl Turn {
         tell_length(&mut head.headers, &content, |length| length > 0 || has_content(&head.method));
         let ends = content.is_end_stream();
         let mut holds = !ends && is_expecting(&head.headers);
-        let begun = timeout(PLACE, requests.begin(Request::from_parts(head, ()), ends)).await;
-        let (mut answer, stream) = match begun {
-            Ok(Ok(begun)) => begun,
+        let mut handle = match timeout(PLACE, requests.place()).await {
+            Ok(Ok(handle)) => handle,
             Ok(Err(error)) => return Err(NoAnswer::Unsent(error, content)),
             Err(_) => return Err(NoAnswer::Full(content)),
         };
+        let open = requests.open();
+        let (mut answer, stream) = match handle.send_request(Request::from_parts(head, ()), ends) {
+            Ok(begun) => begun,
+            Err(error) => return Err(NoAnswer::Unsent(error, content)),
+        };
+        // There is a place for it, but the library may see that a moment later. What comes of it, it says itself.
+        let _ = poll_fn(|cx| handle.poll_ready(cx)).await;
+        drop(handle);
         let last_words = if content.is_connection() { LAST_WORDS } else { Duration::ZERO };
         let mut pumping = (!ends).then(|| pump(content, stream).boxed());
         let mut undecided = holds.then(|| Box::pin(sleep(requests.undecided)));
@@ -247,33 +303,42 @@ impl Turn {
         let pumping = pumping.filter(|_| !holds || answer.status().is_success());
         // What is left of the content is sent by itself, however slowly the answer is read, but not much longer than
         // somebody reads it.
-        let (is_read, gone) = oneshot::channel();
+        let (reading, given_up) = oneshot::channel();
         if let Some(mut pump) = pumping {
-            tokio::spawn(async move {
+            requests.tasks.spawn(async move {
                 tokio::select! {
                     _ = &mut pump => {}
-                    _ = gone => drop(timeout(last_words, pump).await),
+                    _ = given_up => drop(timeout(last_words, pump).await),
                 }
             });
         }
         let (head, stream) = answer.into_parts();
-        let content = Content::new(stream, &head.headers).read_with(Reading { _under_way: under_way, _ends: is_read });
+        let content = Content::new(stream, &head.headers).read_with(Reading {
+            _under_way: under_way,
+            _open: open,
+            _ends: reading,
+        });
         Ok(Response::from_parts(head, content))
     }
 }
 
 impl Requests {
-    /// Opens a stream, once there is a place for it.
-    async fn begin(
-        &self,
-        head: Request<()>,
-        ends: bool,
-    ) -> Result<(client::ResponseFuture, SendStream<Bytes>), h2::Error> {
-        let mut handle = self.handle.lock().await;
-        poll_fn(|cx| handle.poll_ready(cx)).await?;
-        let begun = handle.send_request(head, ends)?;
-        // What comes of it, it says itself.
-        let _ = poll_fn(|cx| handle.poll_ready(cx)).await;
-        Ok(begun)
+    /// Waits for a place, and gives what a request is sent by.
+    async fn place(&self) -> Result<OwnedMutexGuard<client::SendRequest<Bytes>>, h2::Error> {
+        let mut handle = self.handle.clone().lock_owned().await;
+        loop {
+            poll_fn(|cx| handle.poll_ready(cx)).await?;
+            if self.places.open.load(SeqCst) < self.limit() {
+                return Ok(handle);
+            }
+            let look = if self.is_known() { LOOK.0 } else { LOOK.1 };
+            let _ = timeout(look, self.places.freed.notified()).await;
+        }
+    }
+
+    /// One more is sent.
+    fn open(&self) -> Open {
+        self.places.open.fetch_add(1, SeqCst);
+        Open(self.places.clone())
     }
 }

@@ -35,8 +35,8 @@ use crate::{
     statics,
     stream::{End, Socket, relay},
     upstream::{
-        AnswerBody, Answered, Content, Failed, GIVEN_UP, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, STREAM_WINDOW,
-        is_expecting, keep_alive, pump, tell_length,
+        AnswerBody, Answered, Content, Failed, GIVEN_UP, KeepBounds, KeptBody, MAX_WINDOW, RequestBody, SMALL_FRAMES,
+        STREAM_WINDOW, is_expecting, keep_alive, pump, tell_length,
     },
     wake::{self, Outlook},
     wish::{Strength, Wish},
@@ -44,8 +44,6 @@ use crate::{
 
 /// Edges that are connected, or about to be, at a time.
 const MAX_PEERS: usize = 1024;
-/// Requests of one edge at a time; more wait there.
-const MAX_STREAMS: u32 = 4096;
 /// Interim answers of one request that wait to be told.
 const MAX_INTERIM: usize = 16;
 /// How long accepting rests when the system has no more sockets or memory to give.
@@ -97,18 +95,23 @@ async fn shake_hands(credentials: &super::Credentials, stream: TcpStream) -> Res
 }
 
 async fn serve(context: &Arc<Context>, stream: TlsStream<TcpStream>) {
+    let bounds = &context.bounds;
+    let streams = u32::try_from(bounds.requests + bounds.connections).unwrap_or(u32::MAX);
     let mut settings = server::Builder::new();
     settings
-        .max_concurrent_streams(MAX_STREAMS)
+        // Both requests and connections are streams here, and an edge has no more of them than this.
+        .max_concurrent_streams(streams)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(MAX_WINDOW)
         // What its clients do, an edge does in one go.
-        .max_pending_accept_reset_streams(MAX_STREAMS as usize)
+        .max_pending_accept_reset_streams(streams as usize)
         .max_local_error_reset_streams(None)
         .max_concurrent_reset_streams(GIVEN_UP.0)
         .reset_stream_duration(GIVEN_UP.1)
-        // What a client may send, and what the edge adds to it.
-        .max_header_list_size(u32::try_from(context.bounds.header_bytes * 2).unwrap_or(u32::MAX));
+        // What a client may send, and what the edge adds to it. In how many frames it may come follows from that, and some
+        // bytes take three and a half times their room on the way (RFC 7541, B).
+        .max_header_list_size(u32::try_from(context.bounds.header_bytes * 4).unwrap_or(u32::MAX))
+        .data_frame_budget(SMALL_FRAMES);
     let begun = timeout(context.bounds.handshake, settings.handshake(Gathered::new(stream))).await;
     let Ok(Ok(mut connection)) = begun else { return tracing::debug!("an edge does not begin to speak") };
     let mut leaves = false;

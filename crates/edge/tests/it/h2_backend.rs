@@ -232,14 +232,7 @@ async fn a_program_that_takes_few_requests_over_a_connection_gets_more_connectio
         }
     });
     world.know(&[&machine]).await;
-    // The first one learns how many that program takes.
-    let requests = (0..10).map(|nth| {
-        let world = &world;
-        async move {
-            tokio::time::sleep(std::time::Duration::from_millis(20 * nth)).await;
-            world.get("shop", "/").await.status
-        }
-    });
+    let requests = (0..10).map(|_| async { world.get("shop", "/").await.status });
     let answers = within(futures_util::future::join_all(requests)).await;
     assert_eq!(answers, [StatusCode::OK; 10]);
 }
@@ -295,7 +288,7 @@ async fn what_is_wrong_with_many_answers_does_not_end_the_others() {
             let mut response = Response::new(());
             for nth in 0..100 {
                 let name: http::HeaderName = format!("x-{nth}").parse().unwrap();
-                response.headers_mut().insert(name, "y".repeat(2000).parse().unwrap());
+                response.headers_mut().insert(name, "y".repeat(2700).parse().unwrap());
             }
             drop(respond.send_response(response, true));
         }

@@ -199,6 +199,51 @@ async fn trailers_that_a_connection_between_hosts_cannot_carry_do_not_break_the_
 }
 
 #[tokio::test]
+async fn heads_that_take_much_room_on_their_way_between_hosts_do_not_end_what_else_goes_there() {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    let (shop, rpc) = (Machine::of("shop"), Machine::of("rpc").h2_backend());
+    // HPACK spells this byte in 28 bits.
+    let value = || HeaderValue::from_bytes(&[0xf9; 59_000]).unwrap();
+    let program = Router::new()
+        .route(
+            "/waits",
+            axum::routing::get(|| async {
+                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                "waited"
+            }),
+        )
+        .fallback(move |request: Request<Body>| async move {
+            let length = request.headers().get("x-much").map_or(0, HeaderValue::len);
+            ([("x-much", value())], length.to_string())
+        });
+    let (_shop, _rpc) = (shop.run(program.clone()).await, rpc.run(program).await);
+    host.know(&[&shop, &rpc]).await;
+    far.know(&[(&shop, &worker), (&rpc, &worker)]).await;
+    let ask = |app: &'static str, path| {
+        let mut request = Request::get(path).header("host", crate::support::host(app));
+        // That program's library takes no long heads.
+        if app == "shop" {
+            request = request.header("x-much", value());
+        }
+        far.world.send(request.body(Empty::<Bytes>::new()).unwrap())
+    };
+    let waits = far.world.get("shop", "/waits");
+    let (waits, answers) = tokio::join!(waits, async {
+        let mut answers = Vec::new();
+        for app in ["shop", "rpc", "shop", "rpc"] {
+            answers.push(ask(app, "/").await);
+        }
+        answers
+    });
+    assert_eq!((waits.status, waits.body.as_str()), (StatusCode::OK, "waited"));
+    for answer in answers {
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        assert_eq!(answer.headers["x-much"].as_bytes(), [0xf9; 59_000]);
+    }
+}
+
+#[tokio::test]
 async fn nobody_forges_what_edges_and_workers_say_to_each_other() {
     let authority = Authority::new();
     let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
