@@ -12,7 +12,7 @@
 //! ```
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -40,6 +40,16 @@ mod tsc;
 pub use choose::{Choice, Driver, choose};
 pub use output::{Output, OutputStream};
 pub use process::ProcessId;
+
+/// Throws away memory that [`Vmm::suspend`] wrote, if there is any.
+pub fn remove_memory(memory: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(memory) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(memory),
+        Ok(_) => fs::remove_file(memory),
+        Err(error) => Err(error),
+    };
+    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+}
 
 /// What a VM is made of. Everything it names exists already, but for `dir`'s content.
 #[derive(Debug, Clone)]
@@ -240,9 +250,7 @@ pub trait Vmm: Send + Sync {
         Ok(())
     }
 
-    /// Writes a running VM's memory, and what its devices know, into a file. When this has succeeded, the guest stands
-    /// still and its process is to be killed; when it fails, the guest goes on.
-    async fn suspend(&self, _vm: &VmRecord, _memory: &Path) -> Result<(), VmmError> {
-        Err(VmmError::Plan(format!("{} does not keep memory", self.isolation())))
-    }
+    /// Writes a running VM's memory, and what its devices know, to this place: a file or a directory, as the driver has it.
+    /// When this has succeeded, the guest stands still and its process is to be killed; when it fails, the guest goes on.
+    async fn suspend(&self, vm: &VmRecord, memory: &Path) -> Result<(), VmmError>;
 }

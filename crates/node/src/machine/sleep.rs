@@ -29,6 +29,7 @@ use super::{
 use crate::{
     ledger::{Cause, Down, Goal, Suspended},
     link::LinkStatus,
+    vmm,
 };
 
 impl Actor {
@@ -188,7 +189,8 @@ impl Actor {
     pub(super) async fn discard(&mut self) -> Result<(), String> {
         let Some(suspended) = self.record.suspended.clone() else { return Ok(()) };
         self.host.disks.remove_overlay(&suspended.overlay).map_err(|error| error.to_string())?;
-        remove(&suspended.memory)?;
+        let memory = &suspended.memory;
+        vmm::remove_memory(memory).map_err(|error| format!("cannot remove {}: {error}", memory.display()))?;
         self.commit(|record| record.suspended = None).await.map_err(|error| error.to_string())?;
         self.host.say(&self.record.spec, "The machine's kept memory is thrown away");
         Ok(())
@@ -216,15 +218,5 @@ fn asleep(reached: Result<(), NodeError>) -> Result<Nap, NodeError> {
         Ok(()) => Ok(Nap::Asleep),
         Err(NodeError::Denied { .. }) => Ok(Nap::Disturbed),
         Err(error) => Err(error),
-    }
-}
-
-/// Removes a file that may be there.
-fn remove(file: &std::path::Path) -> Result<(), String> {
-    match std::fs::remove_file(file) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(format!("cannot remove {}: {error}", file.display()))
-        }
-        _ => Ok(()),
     }
 }

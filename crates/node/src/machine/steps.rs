@@ -234,7 +234,7 @@ impl Actor {
         }
         self.facts.vm = Vm::Unknown;
         let launched = self.host.vmm.launch(&plan).await;
-        plan.memory.iter().for_each(|memory| drop(std::fs::remove_file(memory)));
+        plan.memory.iter().for_each(|memory| drop(vmm::remove_memory(memory)));
         let vm = launched.map_err(|error| words(&error))?;
         self.host.probe.tell("launched");
         let (record, isolation) = (vm.record.clone(), self.host.vmm.isolation());

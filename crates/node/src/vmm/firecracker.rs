@@ -7,6 +7,7 @@
 //!       lib, …                                     the libraries of a Firecracker that is not static
 //!       vmlinux, initramfs, disk0, disk1, …        links to the files themselves, put there by us
 //!       api.sock, vsock.sock                       made by Firecracker
+//!       ram, devices                               the memory of a guest that goes on, or is being kept ([`memory`])
 //! ```
 //!
 //! Files are linked, not copied: the jail lies on the same file system as they do, in the data directory. What the
@@ -36,6 +37,7 @@ use super::{
 
 mod api;
 mod libraries;
+mod memory;
 
 use api::Api;
 
@@ -109,12 +111,20 @@ impl Vmm for Firecracker {
         let newborn = spawn::blocking(start).await?;
         newborn.bring_up(PROGRAM, |record| begin(record, plan)).await
     }
+
+    async fn suspend(&self, vm: &VmRecord, memory: &Path) -> Result<(), VmmError> {
+        memory::write(vm, memory).await
+    }
 }
 
 /// Puts the VM's files into its root directory.
 fn furnish(root: &Path, plan: &VmPlan) -> Result<(), VmmError> {
-    for (name, file) in [("vmlinux", &plan.kernel.vmlinux), ("initramfs", &plan.kernel.initramfs_firecracker)] {
-        link(file, &root.join(name))?;
+    match &plan.memory {
+        Some(memory) => memory::furnish(root, memory, plan.user)?,
+        None => {
+            link(&plan.kernel.vmlinux, &root.join("vmlinux"))?;
+            link(&plan.kernel.initramfs_firecracker, &root.join("initramfs"))?;
+        }
     }
     for (index, disk) in plan.disks.iter().enumerate() {
         if disk.read_only {
@@ -165,6 +175,10 @@ async fn begin(record: VmRecord, plan: &VmPlan) -> Result<Vm, VmmError> {
     });
     let control = control.await.map_err(|_| VmmError::Silent { program: PROGRAM, after: START_PATIENCE })??;
     let mut api = Api::over(control).await?;
+    if plan.memory.is_some() {
+        memory::go_on(&mut api).await?;
+        return Ok(Vm { record, outputs });
+    }
     for (path, body) in configuration(plan) {
         api.put(&path, &body).await?;
     }

@@ -23,8 +23,8 @@ use guest::{
 use model::machine::Isolation;
 use node::{
     kernel::GuestKernel,
-    link::Session,
-    vmm::{self, Driver, Nic, Vm},
+    link::{Link, Session},
+    vmm::{self, Driver, Nic, Vm, VmPlan, VmRecord, Vmm},
 };
 use tokio::time::timeout;
 
@@ -118,6 +118,8 @@ async fn inside() {
     let (code, stdout) = shell(&link, "echo adopted").await;
     assert_eq!((code, stdout.as_str()), (0, "adopted\n"));
 
+    let record = goes_on(&host, choice.vmm.as_ref(), &mut plan, record, link).await;
+    let (link, _) = host.link(Vm::adopt(record.clone()));
     timeout(PATIENCE, link.stop(0, Duration::from_secs(30))).await.unwrap().unwrap();
     link.power_off().await.unwrap();
     host.reach(&link, |status| status.session == Session::Gone).await;
@@ -132,6 +134,33 @@ async fn inside() {
     vm.record.process.kill().await.unwrap();
     assert!(vmm::find(&plan.machine, &plan.dir).is_none());
     vmm::clear(&plan.dir).unwrap();
+}
+
+/// Keeps the guest's memory and goes on with it, in another process.
+async fn goes_on(host: &Host, firecracker: &dyn Vmm, plan: &mut VmPlan, record: VmRecord, link: Link) -> VmRecord {
+    let before = shell(&link, "echo kept > /kept; echo 5 > /dev/shm/number; cat /proc/sys/kernel/random/boot_id").await;
+    link.close().await;
+    let memory = host.data().join("memory");
+    let begun = Instant::now();
+    firecracker.suspend(&record, &memory).await.unwrap();
+    println!("figure: memory written in {:?}", begun.elapsed());
+    record.process.kill().await.unwrap();
+    vmm::clear(&plan.dir).unwrap();
+    plan.memory = Some(memory.clone());
+    let begun = Instant::now();
+    let vm = firecracker.launch(plan).await.unwrap();
+    vmm::remove_memory(&memory).unwrap();
+    plan.memory = None;
+    let record = vm.record.clone();
+    let (link, _) = host.link(vm);
+    host.reach(&link, |status| matches!(status.session, Session::Open(_))).await;
+    println!("figure: it goes on after {:?}", begun.elapsed());
+    assert_eq!(shell(&link, "cat /proc/sys/kernel/random/boot_id").await, before);
+    assert_eq!(shell(&link, "cat /kept /dev/shm/number").await, (0, "kept\n5\n".to_owned()));
+    assert_eq!(fetch("/marker"), "the image\n");
+    assert_jailed(record.process.pid);
+    link.close().await;
+    record
 }
 
 fn web_server() -> RunSpec {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{Request, client::conn::http1::SendRequest, header};
+use hyper::{Method, Request, client::conn::http1::SendRequest, header};
 use hyper_util::rt::TokioIo;
+use kit::report::Report;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::{net::UnixStream, time::timeout};
@@ -37,7 +38,9 @@ impl Api {
     /// The API behind a connected socket.
     pub(super) async fn over(stream: UnixStream) -> Result<Self, VmmError> {
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|error| refused("/", error))?;
+        let (sender, connection) = handshake
+            .await
+            .map_err(|error| VmmError::Refused { program: PROGRAM, reason: Report(&error).to_string() })?;
         // Its failure shows at the request that is under way.
         let connection = tokio::spawn(async move { drop(connection.await) });
         Ok(Self { sender, _connection: AbortOnDropHandle::new(connection) })
@@ -45,31 +48,45 @@ impl Api {
 
     /// Sets what `path` names to `body`.
     pub(super) async fn put(&mut self, path: &str, body: &Value) -> Result<(), VmmError> {
-        let exchange = timeout(PATIENCE, self.exchange(path, body));
-        exchange.await.map_err(|_| VmmError::Silent { program: PROGRAM, after: PATIENCE })?
+        self.put_within(PATIENCE, path, body).await
     }
 
-    async fn exchange(&mut self, path: &str, body: &Value) -> Result<(), VmmError> {
-        let request = Request::put(path)
+    /// The same, of what may take longer.
+    pub(super) async fn put_within(&mut self, patience: Duration, path: &str, body: &Value) -> Result<(), VmmError> {
+        self.exchange(patience, Method::PUT, path, body).await
+    }
+
+    /// Changes what `path` names as `body` says.
+    pub(super) async fn patch(&mut self, path: &str, body: &Value) -> Result<(), VmmError> {
+        self.exchange(PATIENCE, Method::PATCH, path, body).await
+    }
+
+    async fn exchange(&mut self, patience: Duration, method: Method, path: &str, body: &Value) -> Result<(), VmmError> {
+        let said = timeout(patience, self.ask(&method, path, body)).await;
+        let said = said.map_err(|_| VmmError::Silent { program: PROGRAM, after: patience })?;
+        said.map_err(|reason| VmmError::Refused { program: PROGRAM, reason: format!("{method} {path}: {reason}") })
+    }
+
+    async fn ask(&mut self, method: &Method, path: &str, body: &Value) -> Result<(), String> {
+        let in_words = |error: &dyn std::error::Error| Report(error).to_string();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
             .header(header::HOST, "localhost")
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::from(body.to_string()))
-            .map_err(|error| refused(path, error))?;
-        self.sender.ready().await.map_err(|error| refused(path, error))?;
-        let answer = self.sender.send_request(request).await.map_err(|error| refused(path, error))?;
+            .map_err(|error| in_words(&error))?;
+        self.sender.ready().await.map_err(|error| in_words(&error))?;
+        let answer = self.sender.send_request(request).await.map_err(|error| in_words(&error))?;
         if answer.status().is_success() {
             return Ok(());
         }
         let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER_BYTES).collect().await;
-        let body = body.map_err(|error| refused(path, error))?.to_bytes();
+        let body = body.map_err(|error| in_words(error.as_ref()))?.to_bytes();
         let fault = serde_json::from_slice(&body).map(|fault: Fault| fault.fault_message);
-        Err(refused(path, fault.unwrap_or_else(|_| status.to_string())))
+        Err(fault.unwrap_or_else(|_| status.to_string()))
     }
-}
-
-fn refused(path: &str, reason: impl std::fmt::Display) -> VmmError {
-    VmmError::Refused { program: PROGRAM, reason: format!("PUT {path}: {reason}") }
 }
 
 #[cfg(test)]
@@ -101,6 +118,22 @@ mod tests {
         result.unwrap();
         assert!(sent.starts_with("PUT /vsock HTTP/1.1\r\n"), "{sent}");
         assert!(sent.ends_with("\r\n\r\n{\"guest_cid\":3}"), "{sent}");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_a_patch() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut api = Api::over(ours).await.unwrap();
+        let body = json!({ "state": "Paused" });
+        let (changed, _) = tokio::join!(api.patch("/vm", &body), async {
+            let mut sent = Vec::new();
+            while !sent.ends_with(b"}") {
+                theirs.read_buf(&mut sent).await.unwrap();
+            }
+            assert!(sent.starts_with(b"PATCH /vm HTTP/1.1\r\n"));
+            theirs.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        });
+        assert_eq!(changed.unwrap_err().to_string(), "Firecracker refused: PATCH /vm: 400 Bad Request");
     }
 
     #[tokio::test]
