@@ -62,6 +62,10 @@ impl Vmm for Double {
         let (machine, isolation) = (plan.machine.clone(), Isolation::QemuTcg);
         Ok(Vm::adopt(VmRecord { machine, isolation, dir, process }))
     }
+
+    async fn suspend(&self, _: &VmRecord, _: &Path) -> Result<(), VmmError> {
+        Err(VmmError::Plan("a process in place of a VM has no memory to keep".into()))
+    }
 }
 
 /// The life of one. What its program does is its command line: `serve`, `exit CODE`, `stubborn` (heeds no signal),

@@ -11,7 +11,6 @@
 
 use std::{
     fs::{self, File},
-    io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::Path,
     time::Duration,
@@ -93,6 +92,8 @@ pub(super) async fn go_on(api: &mut Api) -> Result<(), VmmError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
 
     #[test]
