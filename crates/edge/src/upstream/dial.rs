@@ -41,8 +41,9 @@ use crate::{
     worker::{Errand, Hop, Said, Tunnel, Verdict, Want, fields, speak},
 };
 
-/// How often it is looked whether there is room for another request over HTTP/2 where there soon will be.
-const LOOK: Duration = Duration::from_millis(2);
+/// How soon it is looked whether there is room for another request over HTTP/2 where there will be, and how rarely at last:
+/// many may wait.
+const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(64));
 /// When nothing has passed over a connection for so long, the kernel at its other end is asked whether it is there; so often at
 /// most, this far apart.
 const KEEP_ALIVE: (Duration, u32, Duration) = (Duration::from_secs(20), 4, Duration::from_secs(5));
@@ -328,6 +329,7 @@ impl Dialer {
     async fn shared_h2(&self, lease: &Lease, by: Option<Instant>) -> Result<Turn, Refusal> {
         let Lease { target, epoch } = lease;
         let (Pool { shared, connecting, .. }, end) = (&*target.pool, self.connect_by(by));
+        let mut look = LOOK.0;
         loop {
             let locked = timeout_at(end, shared.lock()).await;
             let mut all = locked.map_err(|_| unreachable(target, &io::ErrorKind::TimedOut.into()))?;
@@ -338,10 +340,15 @@ impl Dialer {
                     // Meanwhile others use what is there.
                     drop(all);
                     let _connecting = Connecting(connecting);
-                    let begun = self.begin_h2(target, by).await;
+                    let begun = timeout_at(end, self.begin_h2(target, by)).await.ok().and_then(Result::ok);
+                    // A program that says nothing over it may never serve it.
+                    while begun.as_ref().is_some_and(|requests| !requests.is_known()) && Instant::now() < end {
+                        sleep(LOOK.0).await;
+                    }
+                    let begun = begun.filter(|requests| requests.is_known() && requests.is_good());
                     return Ok(match begun {
-                        Ok(requests) => shared.lock().await.add(requests, *epoch),
-                        Err(_) => turn,
+                        Some(requests) => shared.lock().await.add(requests, *epoch),
+                        None => turn,
                     });
                 }
                 Choice::Another(turn) | Choice::Unknown(turn) => turn,
@@ -351,7 +358,8 @@ impl Dialer {
                 return Ok(full);
             }
             drop(full);
-            sleep(LOOK).await;
+            sleep(look).await;
+            look = (look * 2).min(LOOK.1);
         }
     }
 

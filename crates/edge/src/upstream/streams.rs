@@ -137,7 +137,7 @@ pub async fn not_there(pings: Option<PingPong>) {
 /// A connection that requests can be sent over.
 #[derive(Clone)]
 pub struct Requests {
-    /// Who sends has it until his stream is open: one that waits for that cannot be taken back.
+    /// Who sends next has it: one at a time waits for a place.
     handle: Arc<Mutex<client::SendRequest<Bytes>>>,
     /// To be asked how the connection is, without waiting.
     spare: client::SendRequest<Bytes>,
@@ -255,8 +255,8 @@ impl Turn {
             Ok(begun) => begun,
             Err(error) => return Err(NoAnswer::Unsent(error, content)),
         };
-        // There is a place for it, but the library may see that a moment later. What comes of it, it says itself.
-        let _ = poll_fn(|cx| handle.poll_ready(cx)).await;
+        // There is a place for it. A handle that remembers it would keep it from being taken back.
+        *handle = requests.spare.clone();
         drop(handle);
         let last_words = if content.is_connection() { LAST_WORDS } else { Duration::ZERO };
         let mut pumping = (!ends).then(|| pump(content, stream).boxed());

@@ -232,6 +232,10 @@ impl Actor {
             // Once it runs, what is kept does not fit the writable layer any more.
             self.commit(|record| record.suspended = None).await.map_err(|error| words(&error))?;
         }
+        if plan.memory.is_none() {
+            // What nobody knows of was left when writing it was cut off.
+            let _ = vmm::remove_memory(&self.directory().join("memory"));
+        }
         self.facts.vm = Vm::Unknown;
         let launched = self.host.vmm.launch(&plan).await;
         plan.memory.iter().for_each(|memory| drop(vmm::remove_memory(memory)));

@@ -166,17 +166,18 @@ fn make_readable(path: &Path) -> Result<(), VmmError> {
 /// Tells Firecracker what the VM is made of, then lets it run.
 async fn begin(record: VmRecord, plan: &VmPlan) -> Result<Vm, VmmError> {
     let outputs = super::connect_outputs(&record).await?;
-    let root = root(&record.machine, &record.dir);
+    let place = root(&record.machine, &record.dir);
     let control = timeout(START_PATIENCE, async {
         // The jailer makes the directory, so it is there for certain only after its socket is.
-        let root = root.map_err(setup_error("look into", &record.dir))?;
+        let root = place.map_err(setup_error("look into", &record.dir))?;
         let stream = socket::connect_to(&record.process, &root, API_SOCKET).await;
-        stream.ok_or(VmmError::Died { program: PROGRAM, output: String::new() })
+        let control = stream.ok_or(VmmError::Died { program: PROGRAM, output: String::new() })?;
+        Ok((control, root))
     });
-    let control = control.await.map_err(|_| VmmError::Silent { program: PROGRAM, after: START_PATIENCE })??;
+    let (control, root) = control.await.map_err(|_| VmmError::Silent { program: PROGRAM, after: START_PATIENCE })??;
     let mut api = Api::over(control).await?;
     if plan.memory.is_some() {
-        memory::go_on(&mut api).await?;
+        memory::go_on(&mut api, &root).await?;
         return Ok(Vm { record, outputs });
     }
     for (path, body) in configuration(plan) {

@@ -56,9 +56,9 @@ impl Api {
         self.exchange(patience, Method::PUT, path, body).await
     }
 
-    /// Changes what `path` names as `body` says.
-    pub(super) async fn patch(&mut self, path: &str, body: &Value) -> Result<(), VmmError> {
-        self.exchange(PATIENCE, Method::PATCH, path, body).await
+    /// Changes what `path` names as `body` says, which may take so long.
+    pub(super) async fn patch_within(&mut self, patience: Duration, path: &str, body: &Value) -> Result<(), VmmError> {
+        self.exchange(patience, Method::PATCH, path, body).await
     }
 
     async fn exchange(&mut self, patience: Duration, method: Method, path: &str, body: &Value) -> Result<(), VmmError> {
@@ -125,7 +125,7 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut api = Api::over(ours).await.unwrap();
         let body = json!({ "state": "Paused" });
-        let (changed, _) = tokio::join!(api.patch("/vm", &body), async {
+        let (changed, _) = tokio::join!(api.patch_within(PATIENCE, "/vm", &body), async {
             let mut sent = Vec::new();
             while !sent.ends_with(b"}") {
                 theirs.read_buf(&mut sent).await.unwrap();

@@ -21,15 +21,15 @@ use serde_json::json;
 use super::{API_SOCKET, api::Api, link, root};
 use crate::vmm::{VmRecord, VmUser, VmmError, remove_memory, setup_error, socket, spawn};
 
-/// How long it may take to write a guest's memory, or to map it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may take to write a guest's memory, which may be large, or to map it.
+const PATIENCE: Duration = Duration::from_secs(300);
 const FILES: [&str; 2] = ["ram", "devices"];
 
-/// Writes a VM's memory into a directory, which only root can look into. On an error the guest goes on.
+/// Writes a VM's memory into a directory, which only root can look into. On an error the guest goes on, or its process is
+/// ended: a guest that stands still for ever would be worse.
 pub(super) async fn write(vm: &VmRecord, memory: &Path) -> Result<(), VmmError> {
     let root = root(&vm.machine, &vm.dir).map_err(setup_error("look into", &vm.dir))?;
-    let control = socket::connect(&root, API_SOCKET).await.map_err(setup_error("connect to", &root))?;
-    let mut api = Api::over(control).await?;
+    let mut api = connect(&root).await?;
     let written = match freeze(&mut api).await {
         Ok(()) => {
             let (from, to) = (root.clone(), memory.to_owned());
@@ -40,14 +40,26 @@ pub(super) async fn write(vm: &VmRecord, memory: &Path) -> Result<(), VmmError> 
     if written.is_err() {
         FILES.iter().for_each(|name| drop(fs::remove_file(root.join(name))));
         let _ = remove_memory(memory);
-        let _ = api.patch("/vm", &json!({ "state": "Resumed" })).await;
+        if thaw(&root).await.is_err() {
+            let _ = vm.process.kill().await;
+        }
     }
     written
 }
 
+async fn connect(root: &Path) -> Result<Api, VmmError> {
+    let control = socket::connect(root, API_SOCKET).await.map_err(setup_error("connect to", root))?;
+    Api::over(control).await
+}
+
+/// Has a guest go on that stands still: over a connection of its own, since another may be amid a request.
+async fn thaw(root: &Path) -> Result<(), VmmError> {
+    connect(root).await?.patch_within(PATIENCE, "/vm", &json!({ "state": "Resumed" })).await
+}
+
 /// Stops a guest and has all of it written into the jail.
 async fn freeze(api: &mut Api) -> Result<(), VmmError> {
-    api.patch("/vm", &json!({ "state": "Paused" })).await?;
+    api.patch_within(PATIENCE, "/vm", &json!({ "state": "Paused" })).await?;
     let [ram, devices] = FILES;
     let files = json!({ "snapshot_type": "Full", "snapshot_path": devices, "mem_file_path": ram });
     api.put_within(PATIENCE, "/snapshot/create", &files).await
@@ -82,12 +94,14 @@ pub(super) fn furnish(root: &Path, memory: &Path, user: VmUser) -> Result<(), Vm
     Ok(())
 }
 
-/// Has a Firecracker that has done nothing yet go on with the memory in its jail.
-pub(super) async fn go_on(api: &mut Api) -> Result<(), VmmError> {
+/// Has a Firecracker that has done nothing yet go on with the memory in its jail, which is written anew when the guest is
+/// kept again, and not over what it has mapped.
+pub(super) async fn go_on(api: &mut Api, root: &Path) -> Result<(), VmmError> {
     let [ram, devices] = FILES;
     let memory = json!({ "backend_type": "File", "backend_path": ram });
     let files = json!({ "snapshot_path": devices, "mem_backend": memory, "resume_vm": true });
-    api.put_within(PATIENCE, "/snapshot/load", &files).await
+    api.put_within(PATIENCE, "/snapshot/load", &files).await?;
+    FILES.iter().try_for_each(|name| fs::remove_file(root.join(name)).map_err(setup_error("remove", root)))
 }
 
 #[cfg(test)]
