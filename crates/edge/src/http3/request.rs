@@ -18,8 +18,9 @@ use super::{
 use crate::{
     Refusal,
     context::Context,
-    http::{self, Busy, Client, Interim, has_token},
+    http::{self, Busy, Client, Interim},
     options::BoxError,
+    upstream::is_expecting,
 };
 
 /// Fields that belong to a connection of HTTP/1, and are a mistake here (RFC 9114, 4.2).
@@ -74,7 +75,7 @@ async fn exchange(
         answer.reset(Code::H3_MESSAGE_ERROR);
         return Err("the request has fields of a connection of HTTP/1, or lengths that differ".into());
     };
-    let expects = request.headers().get(header::EXPECT).is_some_and(|expect| has_token(expect, "100-continue"));
+    let expects = is_expecting(request.headers());
     let (mut body, wanted) = RequestBody::new(receive, length);
     if !expects && length.is_none() && WITHOUT_BODY.contains(request.method()) {
         // Whether there is a body decides how a machine gets the request.

@@ -26,7 +26,7 @@ pub fn is_expecting(headers: &HeaderMap) -> bool {
 }
 
 /// Whether a request of this method says how long its content is even if there is none (RFC 9110, 8.6).
-pub fn has_content(method: &Method) -> bool {
+pub fn always_tells_length(method: &Method) -> bool {
     [Method::POST, Method::PUT, Method::PATCH].contains(method)
 }
 
@@ -146,7 +146,7 @@ impl Content {
     }
 
     /// The same, of an answer to this request.
-    pub fn read_with(self, request: Reading) -> Self {
+    pub fn answering(self, request: Reading) -> Self {
         Self { _answers: Some(request), ..self }
     }
 

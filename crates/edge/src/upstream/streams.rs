@@ -11,6 +11,7 @@
 
 use std::{
     future::{pending, poll_fn},
+    pin::Pin,
     sync::{
         Arc,
         atomic::{
@@ -18,41 +19,41 @@ use std::{
             Ordering::{Relaxed, SeqCst},
         },
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use h2::{Ping, PingPong, client};
+use futures_util::{FutureExt, future::BoxFuture};
+use h2::{Ping, PingPong, RecvStream, client};
 use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Mutex, Notify, OwnedMutexGuard, oneshot},
-    time::{sleep, timeout},
+    time::{Sleep, sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 
 use super::{
     Content, RequestBody,
-    content::{has_content, is_expecting, pump, tell_length},
+    content::{always_tells_length, is_expecting, pump, tell_length},
     exchange::{MAX_INTERIM, UNDECIDED},
 };
 use crate::{gathered::Gathered, http::Interim, options::BoxError};
 
 /// How much of the content of one stream comes before somebody takes it: from another host, which may be far, and from a
-/// machine of this one.
+/// machine.
 pub const STREAM_WINDOW: u32 = 1 << 20;
 const MACHINES_WINDOW: u32 = 256 << 10;
 /// What HTTP/2 allows at most (RFC 9113, 6.9.1): however many streams wait for who takes them, the others go on.
 pub const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// How many streams that were given up are remembered, and for how long: what still comes for them is no mistake.
 pub const GIVEN_UP: (usize, Duration) = (4096, Duration::from_secs(10));
-/// What frames that hold hardly anything may take of memory, before somebody reads them: in a connection to a machine, and in
-/// one between hosts, which all apps share.
-const MACHINES_SMALL_FRAMES: usize = 64 << 20;
+/// What frames that hold hardly anything may take of memory, before somebody reads them: in a connection between hosts, which
+/// all apps share, and in one to a machine.
 pub const SMALL_FRAMES: usize = 256 << 20;
+const MACHINES_SMALL_FRAMES: usize = 64 << 20;
 /// How many streams the other side takes as long as it has not said so; nobody can say this. One may be begun meanwhile.
 const NOT_SAID: usize = usize::MAX - 1;
 /// How often it is looked whether there is a place where nobody tells of it: once the other side has said how many it takes,
@@ -69,6 +70,7 @@ const WORKER_UNDECIDED: Duration = Duration::from_secs(10);
 const PLACE: Duration = Duration::from_secs(30);
 /// How long what was said last over a connection may take to be heard once nobody listens there any more.
 const LAST_WORDS: Duration = Duration::from_secs(60);
+
 /// Makes connections over HTTP/2.
 pub struct Http2 {
     settings: client::Builder,
@@ -235,94 +237,7 @@ impl Requests {
         self.places.under_way.fetch_add(1, Relaxed);
         Turn { under_way: UnderWay(self.places.clone()), requests: self.clone() }
     }
-}
 
-impl Turn {
-    /// Sends a request and waits for the head of its answer. `interim` is told what comes before it.
-    pub async fn send(self, request: Request<RequestBody>, interim: &Interim) -> Result<Response<Content>, NoAnswer> {
-        let Self { requests, under_way } = self;
-        let (mut head, content) = request.into_parts();
-        tell_length(&mut head.headers, &content, |length| length > 0 || has_content(&head.method));
-        let ends = content.is_end_stream();
-        let mut holds = !ends && is_expecting(&head.headers);
-        let mut handle = match timeout(PLACE, requests.place()).await {
-            Ok(Ok(handle)) => handle,
-            Ok(Err(error)) => return Err(NoAnswer::Unsent(error, content)),
-            Err(_) => return Err(NoAnswer::Full(content)),
-        };
-        let open = requests.open();
-        let (mut answer, stream) = match handle.send_request(Request::from_parts(head, ()), ends) {
-            Ok(begun) => begun,
-            Err(error) => return Err(NoAnswer::Unsent(error, content)),
-        };
-        // There is a place for it. A handle that remembers it would keep it from being taken back.
-        *handle = requests.spare.clone();
-        drop(handle);
-        let last_words = if content.is_connection() { LAST_WORDS } else { Duration::ZERO };
-        let mut pumping = (!ends).then(|| pump(content, stream).boxed());
-        let mut undecided = holds.then(|| Box::pin(sleep(requests.undecided)));
-        let mut before = 0;
-        let answer = poll_fn(|cx| {
-            loop {
-                if let Some(pump) = pumping.as_mut().filter(|_| !holds)
-                    && let Poll::Ready(pumped) = pump.as_mut().poll(cx)
-                {
-                    pumping = None;
-                    pumped.map_err(NoAnswer::Client)?;
-                }
-                match answer.poll_informational(cx) {
-                    Poll::Ready(Some(said)) => {
-                        let (said, ()) = said.map_err(NoAnswer::Ended)?.into_parts();
-                        match said.status {
-                            StatusCode::CONTINUE => holds = false,
-                            StatusCode::SWITCHING_PROTOCOLS => {
-                                return Poll::Ready(Err(NoAnswer::Bad("it switched protocols without being asked")));
-                            }
-                            _ if before == MAX_INTERIM => {
-                                return Poll::Ready(Err(NoAnswer::Bad("no final answer came")));
-                            }
-                            status => {
-                                before += 1;
-                                interim.tell(status, said.headers);
-                            }
-                        }
-                    }
-                    Poll::Ready(None) => return answer.poll_unpin(cx).map_err(NoAnswer::Ended),
-                    Poll::Pending => {
-                        let waits = undecided.as_mut().filter(|_| holds);
-                        if !waits.is_some_and(|undecided| undecided.as_mut().poll(cx).is_ready()) {
-                            return Poll::Pending;
-                        }
-                        holds = false;
-                    }
-                }
-            }
-        })
-        .await?;
-        // Who refuses a request before its content was wanted does not want it.
-        let pumping = pumping.filter(|_| !holds || answer.status().is_success());
-        // What is left of the content is sent by itself, however slowly the answer is read, but not much longer than
-        // somebody reads it.
-        let (reading, given_up) = oneshot::channel();
-        if let Some(mut pump) = pumping {
-            requests.tasks.spawn(async move {
-                tokio::select! {
-                    _ = &mut pump => {}
-                    _ = given_up => drop(timeout(last_words, pump).await),
-                }
-            });
-        }
-        let (head, stream) = answer.into_parts();
-        let content = Content::new(stream, &head.headers).read_with(Reading {
-            _under_way: under_way,
-            _open: open,
-            _ends: reading,
-        });
-        Ok(Response::from_parts(head, content))
-    }
-}
-
-impl Requests {
     /// Waits for a place, and gives what a request is sent by.
     async fn place(&self) -> Result<OwnedMutexGuard<client::SendRequest<Bytes>>, h2::Error> {
         let mut handle = self.handle.clone().lock_owned().await;
@@ -340,5 +255,116 @@ impl Requests {
     fn open(&self) -> Open {
         self.places.open.fetch_add(1, SeqCst);
         Open(self.places.clone())
+    }
+}
+
+impl Turn {
+    /// Sends a request and waits for the head of its answer. `interim` is told what comes before it.
+    pub async fn send(self, request: Request<RequestBody>, interim: &Interim) -> Result<Response<Content>, NoAnswer> {
+        let Self { requests, under_way } = self;
+        let (mut head, content) = request.into_parts();
+        tell_length(&mut head.headers, &content, |length| length > 0 || always_tells_length(&head.method));
+        let ends = content.is_end_stream();
+        let holds = !ends && is_expecting(&head.headers);
+        let mut handle = match timeout(PLACE, requests.place()).await {
+            Ok(Ok(handle)) => handle,
+            Ok(Err(error)) => return Err(NoAnswer::Unsent(error, content)),
+            Err(_) => return Err(NoAnswer::Full(content)),
+        };
+        let open = requests.open();
+        let (mut answer, stream) = match handle.send_request(Request::from_parts(head, ()), ends) {
+            Ok(begun) => begun,
+            Err(error) => return Err(NoAnswer::Unsent(error, content)),
+        };
+        // There is a place for it. A handle that remembers it would keep it from being taken back.
+        *handle = requests.spare.clone();
+        drop(handle);
+        let last_words = if content.is_connection() { LAST_WORDS } else { Duration::ZERO };
+        let mut pumping = (!ends).then(|| pump(content, stream).boxed());
+        let waiting =
+            Waiting { holds, undecided: holds.then(|| Box::pin(sleep(requests.undecided))), before: 0, interim };
+        let (answer, holds) = waiting.head(&mut answer, &mut pumping).await?;
+        // Who refuses a request before its content was wanted does not want it.
+        let pumping = pumping.filter(|_| !holds || answer.status().is_success());
+        // What is left of the content is sent by itself, however slowly the answer is read, but not much longer than
+        // somebody reads it.
+        let (reading, given_up) = oneshot::channel();
+        if let Some(mut pump) = pumping {
+            requests.tasks.spawn(async move {
+                tokio::select! {
+                    _ = &mut pump => {}
+                    _ = given_up => drop(timeout(last_words, pump).await),
+                }
+            });
+        }
+        let (head, stream) = answer.into_parts();
+        let content = Content::new(stream, &head.headers).answering(Reading {
+            _under_way: under_way,
+            _open: open,
+            _ends: reading,
+        });
+        Ok(Response::from_parts(head, content))
+    }
+}
+
+/// Waits for the head of an answer.
+struct Waiting<'a> {
+    /// The content is held back until the other side wants it, or has not said so in time.
+    holds: bool,
+    undecided: Option<Pin<Box<Sleep>>>,
+    /// How many interim answers have come.
+    before: u32,
+    interim: &'a Interim,
+}
+
+impl Waiting<'_> {
+    /// The head, and whether the content is still held back. Meanwhile the content is sent.
+    async fn head(
+        mut self,
+        answer: &mut client::ResponseFuture,
+        pumping: &mut Option<BoxFuture<'static, Result<(), BoxError>>>,
+    ) -> Result<(Response<RecvStream>, bool), NoAnswer> {
+        poll_fn(|cx| {
+            loop {
+                if let Some(pump) = pumping.as_mut().filter(|_| !self.holds)
+                    && let Poll::Ready(pumped) = pump.as_mut().poll(cx)
+                {
+                    *pumping = None;
+                    pumped.map_err(NoAnswer::Client)?;
+                }
+                match answer.poll_informational(cx) {
+                    Poll::Ready(Some(said)) => self.take(said.map_err(NoAnswer::Ended)?)?,
+                    Poll::Ready(None) => {
+                        let head = ready!(answer.poll_unpin(cx)).map_err(NoAnswer::Ended)?;
+                        return Poll::Ready(Ok((head, self.holds)));
+                    }
+                    Poll::Pending => {
+                        let undecided = self.undecided.as_mut().filter(|_| self.holds);
+                        if !undecided.is_some_and(|undecided| undecided.as_mut().poll(cx).is_ready()) {
+                            return Poll::Pending;
+                        }
+                        self.holds = false;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// Passes on an interim answer.
+    fn take(&mut self, said: Response<()>) -> Result<(), NoAnswer> {
+        let (said, ()) = said.into_parts();
+        match said.status {
+            StatusCode::CONTINUE => self.holds = false,
+            StatusCode::SWITCHING_PROTOCOLS => {
+                return Err(NoAnswer::Bad("it switched protocols without being asked"));
+            }
+            _ if self.before == MAX_INTERIM => return Err(NoAnswer::Bad("no final answer came")),
+            status => {
+                self.before += 1;
+                self.interim.tell(status, said.headers);
+            }
+        }
+        Ok(())
     }
 }

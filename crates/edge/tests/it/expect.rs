@@ -12,7 +12,7 @@ use tokio::{
 use crate::{
     http2,
     support::*,
-    worker::{Authority, Far, host_of},
+    worker::{Far, from_afar},
 };
 
 const ASKED: &[u8] =
@@ -51,14 +51,18 @@ async fn world(first: &'static str) -> (World, mpsc::UnboundedReceiver<String>) 
     (world, gets)
 }
 
+async fn is_asked_and_says_it(client: &mut TcpStream) {
+    assert_eq!(read_head(client).await, "http/1.1 100 continue\r\n\r\n");
+    client.write_all(b"hello").await.unwrap();
+    assert!(read_head(client).await.starts_with("http/1.1 200 "));
+}
+
 #[tokio::test]
 async fn a_machine_that_wants_it_asks_the_client_for_it() {
     let (world, mut gets) = world("HTTP/1.1 100 Continue\r\n\r\n").await;
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     client.write_all(ASKED).await.unwrap();
-    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
-    client.write_all(b"hello").await.unwrap();
-    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
+    is_asked_and_says_it(&mut client).await;
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }
 
@@ -133,12 +137,9 @@ async fn over_http_2_it_is_not_asked_for_if_the_machine_refuses_first() {
 
 /// The same by the edge of another host than the machine's, asked already.
 async fn asked_from_afar(first: &'static str) -> ((World, Far), TcpStream, mpsc::UnboundedReceiver<String>) {
-    let authority = Authority::new();
-    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
     let machine = Machine::of("shop");
     let gets = program(&machine, first).await;
-    host.know(&[&machine]).await;
-    far.know(&[(&machine, &worker)]).await;
+    let (host, far) = from_afar(&machine).await;
     let mut client = TcpStream::connect(far.world.http()).await.unwrap();
     client.write_all(ASKED).await.unwrap();
     ((host, far), client, gets)
@@ -147,9 +148,7 @@ async fn asked_from_afar(first: &'static str) -> ((World, Far), TcpStream, mpsc:
 #[tokio::test]
 async fn a_machine_of_another_host_asks_for_it_when_it_wants_it() {
     let (_hosts, mut client, mut gets) = asked_from_afar("HTTP/1.1 100 Continue\r\n\r\n").await;
-    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
-    client.write_all(b"hello").await.unwrap();
-    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
+    is_asked_and_says_it(&mut client).await;
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }
 
@@ -168,8 +167,6 @@ async fn a_machine_of_another_host_that_knows_nothing_of_it_gets_it_after_a_whil
     let (_hosts, mut client, mut gets) = asked_from_afar("").await;
     let early = timeout(Duration::from_millis(500), client.read_u8()).await;
     assert!(early.is_err(), "nobody has said that it is wanted");
-    assert_eq!(read_head(&mut client).await, "http/1.1 100 continue\r\n\r\n");
-    client.write_all(b"hello").await.unwrap();
-    assert!(read_head(&mut client).await.starts_with("http/1.1 200 "));
+    is_asked_and_says_it(&mut client).await;
     assert_eq!(within(gets.recv()).await.unwrap(), "hello");
 }

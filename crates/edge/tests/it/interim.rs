@@ -9,11 +9,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::{
-    http2, http3,
-    support::*,
-    worker::{Authority, Far, host_of},
-};
+use crate::{http2, http3, support::*, worker::from_afar};
 
 const HINT: &str = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\nConnection: x-private\r\n\
     X-Private: 1\r\nContent-Length: 7\r\nFly-Replay-Cache: /*\r\n\r\n";
@@ -55,9 +51,7 @@ async fn world() -> (World, Arc<Semaphore>) {
     (world, gate)
 }
 
-#[tokio::test]
-async fn interim_answers_come_before_the_answer_as_soon_as_they_are_said() {
-    let (world, gate) = world().await;
+async fn they_come_over_http_1(world: &World, gate: &Semaphore) {
     let mut client = TcpStream::connect(world.http()).await.unwrap();
     for _ in 0..2 {
         client.write_all(b"GET / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n").await.unwrap();
@@ -70,6 +64,12 @@ async fn interim_answers_come_before_the_answer_as_soon_as_they_are_said() {
         within(client.read_exact(&mut body)).await.unwrap();
         assert_eq!(&body, b"done");
     }
+}
+
+#[tokio::test]
+async fn interim_answers_come_before_the_answer_as_soon_as_they_are_said() {
+    let (world, gate) = world().await;
+    they_come_over_http_1(&world, &gate).await;
 }
 
 #[tokio::test]
@@ -119,22 +119,8 @@ async fn they_come_over_http_3_too() {
 
 #[tokio::test]
 async fn they_come_from_a_machine_of_another_host_too() {
-    let authority = Authority::new();
-    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
     let machine = Machine::of("shop");
     let gate = program(&machine).await;
-    host.know(&[&machine]).await;
-    far.know(&[(&machine, &worker)]).await;
-    let mut client = TcpStream::connect(far.world.http()).await.unwrap();
-    for _ in 0..2 {
-        client.write_all(b"GET / HTTP/1.1\r\nHost: shop.dunlin.localhost\r\n\r\n").await.unwrap();
-        assert_eq!(read_head(&mut client).await, "http/1.1 102 processing\r\n\r\n");
-        let hint = read_head(&mut client).await;
-        assert_eq!(hint, "http/1.1 103 early hints\r\nlink: </style.css>; rel=preload\r\n\r\n");
-        gate.add_permits(1);
-        assert!(read_head(&mut client).await.starts_with("http/1.1 200 ok\r\n"));
-        let mut body = [0; 4];
-        within(client.read_exact(&mut body)).await.unwrap();
-        assert_eq!(&body, b"done");
-    }
+    let (_host, far) = from_afar(&machine).await;
+    they_come_over_http_1(&far.world, &gate).await;
 }

@@ -108,6 +108,15 @@ pub async fn host_of(authority: &Authority, name: &str) -> (World, Worker) {
     (world, Worker { host, door })
 }
 
+/// A machine's host, and an edge elsewhere that knows of the machine.
+pub async fn from_afar(machine: &Machine) -> (World, Far) {
+    let authority = Authority::new();
+    let ((mut host, worker), mut far) = (host_of(&authority, "one").await, Far::start(&authority).await);
+    host.know(&[machine]).await;
+    far.know(&[(machine, &worker)]).await;
+    (host, far)
+}
+
 /// An edge that is no machine's host, and what it is told.
 pub struct Far {
     pub world: World,
@@ -205,11 +214,13 @@ async fn heads_that_take_much_room_on_their_way_between_hosts_do_not_end_what_el
     let (shop, rpc) = (Machine::of("shop"), Machine::of("rpc").h2_backend());
     // HPACK spells this byte in 28 bits.
     let value = || HeaderValue::from_bytes(&[0xf9; 59_000]).unwrap();
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = gate.clone();
     let program = Router::new()
         .route(
             "/waits",
-            axum::routing::get(|| async {
-                tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+            axum::routing::get(|| async move {
+                waits.acquire().await.unwrap().forget();
                 "waited"
             }),
         )
@@ -234,6 +245,7 @@ async fn heads_that_take_much_room_on_their_way_between_hosts_do_not_end_what_el
         for app in ["shop", "rpc", "shop", "rpc"] {
             answers.push(ask(app, "/").await);
         }
+        gate.add_permits(1);
         answers
     });
     assert_eq!((waits.status, waits.body.as_str()), (StatusCode::OK, "waited"));
